@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.kill_resume import outcome
@@ -35,7 +35,7 @@ from benchmarks.kill_resume import outcome
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 4
 OPTIONS = (
-    "--steps 100 --model.d-model 64 --compute.dropout 0.1 --mesh.data 2 --mesh.fsdp 2 "
+    "--steps 60 --model.d-model 64 --compute.dropout 0.1 --mesh.data 2 --mesh.fsdp 2 "
     "--checkpoint.every 4 --evaluation.every 3 --evaluation.max-tokens 2048 --samples.every 0 "
     "--log.every 1 --log.display none"
 ).split()
@@ -96,7 +96,6 @@ class Chaos:
     watchdog: float
     options: list[str]
     last: float = 0.0
-    events: list[Event] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen:
         """Starts the launcher, with its output in a file."""
@@ -130,6 +129,11 @@ class Chaos:
     def wall(self) -> float:
         """Seconds from the first start, once llmjax was imported, to the last end."""
         return self.last - float((self.folder / "began").read_text())
+
+    def again(self) -> subprocess.Popen:
+        """Starts the launcher after a failure that was no event, which is shown."""
+        print("     undisturbed, but:", " | ".join(self.lines()[-1:]), flush=True)
+        return self.start()
 
     def activity(self, process: int) -> tuple[int, str]:
         """A process's id and what it is doing; 0 before it runs."""
@@ -165,13 +169,14 @@ class Chaos:
     def disturb(self, event: Event, rng: random.Random) -> bool:
         """Starts the run, and disturbs it; returns whether it did not end before that."""
         launcher = self.start()
-        try:
-            pid = self.strike(launcher, event, rng)
-        except ProcessLookupError:
-            event.code, event.during = self.end(launcher), "nothing"
-            event.line = " | ".join(self.lines())
-            self.events.append(event)
-            return event.code != 0
+        while True:
+            try:
+                pid = self.strike(launcher, event, rng)
+                break
+            except ProcessLookupError:
+                if launcher.returncode not in RESTARTED:
+                    return False
+                launcher = self.again()
         struck = time.time()
         while time.time() < struck + GIVE_UP:
             ended, text = launcher.poll() is not None, (self.folder / "log").read_text()
@@ -191,7 +196,6 @@ class Chaos:
         if event.lost_disk:
             for disk in (self.folder / "local").glob(f"*/process_{event.process}"):
                 shutil.rmtree(disk)
-        self.events.append(event)
         return True
 
     def end(self, launcher: subprocess.Popen) -> int | None:
@@ -209,7 +213,8 @@ class Chaos:
     def finish(self) -> None:
         """Trains to the end, undisturbed."""
         launcher = self.start()
-        launcher.wait()
+        while launcher.wait() in RESTARTED:
+            launcher = self.again()
         self.last = time.time()
         if launcher.returncode:
             raise SystemExit(f"the last start failed:\n{(self.folder / 'log').read_text()}")

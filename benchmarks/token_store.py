@@ -7,6 +7,7 @@ each request after the latency. Nothing is kept between batches. Prints a table,
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -46,6 +47,7 @@ def serve(latency: Any, requests: Any, ready: Connection) -> None:
         return call(self, environ, start_response)
 
     DomainDispatcherApplication.__call__ = delayed
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     ready.send(server.get_host_and_port())
@@ -65,7 +67,7 @@ def measure(corpus: Corpus, config: DataConfig, seconds: float, requests: Any) -
     threads = 2 if config.store is None else max(2, config.prefetch)
     feed = CorpusFeed(corpus, config, seed=0)
     with Loader(feed, prefetch=config.prefetch, threads=threads) as loader:
-        for _ in range(2):
+        for _ in range(2 * config.prefetch):  # what was prepared ahead says nothing of the speed
             next(loader)
         before, began = requests.value, time.perf_counter()
         steps, now = 0, began

@@ -38,6 +38,7 @@ MAX_SIZES: Mapping[str, int] = {
     "batch_size": 2**20,
     "workers": 1024,
     "shards": 2**16,
+    "max_tokens": LARGEST_BYTES,
     "prefetch": 1024,
     "recent": 2**20,
     "cpu_devices": 1024,

@@ -51,7 +51,7 @@ KNOWN_TO = {
     "safetensors": {"convert", "run.checkpoint"},
     "scipy": {"metrics"},
     "sentencepiece": {"convert", "data"},
-    "signal": {"interruption", "training"},
+    "signal": {"data.chat_template", "interruption", "training"},
     "sklearn": {"metrics"},
     "tensorflow_datasets": {"data"},
     "tokenizers": {"convert", "data"},

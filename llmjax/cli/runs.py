@@ -7,7 +7,7 @@ from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError, printable
-from llmjax.metrics.names import display_name, display_value, headline_metric, is_cost
+from llmjax.metrics.names import display_value, is_cost, judging_metric, task_title
 from llmjax.run.config.checks import MISSING, value_at, varying_fields
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
@@ -70,8 +70,10 @@ def _describe(run: Run, config: Config) -> dict[str, Any]:
     best: tuple[str, float] | None = None
     for record in run.records():
         last = max(last, record["time"] if isinstance(record.get("time"), int | float) else 0.0)
-        name = headline_metric(record, config.evaluation.metric)
-        if record.get("kind") != "eval" or name is None:
+        judges = config.evaluation
+        by_tasks = judges.task_of_metric is not None
+        name = judging_metric(record, judges.metric, is_measured_by_tasks=by_tasks)
+        if name is None:
             continue
         sign = 1 if is_cost(name) else -1
         if best is None or sign * record[name] < sign * best[1]:
@@ -106,7 +108,7 @@ def _lines(listed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             continue
         when = datetime.fromtimestamp(entry["time"]).strftime("%Y-%m-%d %H:%M")
         best = entry["best"]
-        figure = f"{display_name(best['metric'])} {display_value(**_named(best))}" if best else ""
+        figure = f"{task_title(best['metric'])} {display_value(**_named(best))}" if best else ""
         yield f"{name}  {when}  step {entry['step']:,} of {entry['steps']:,}  {figure}".rstrip()
         changes = [f"{field} {value}" for field, value in entry["changes"].items()]
         more = len(changes) - MAX_DIFFERENCES

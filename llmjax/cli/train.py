@@ -49,7 +49,7 @@ def run(call: Call[Config]) -> Output | None:
 def summary(run: Run) -> dict[str, Any]:
     """A run's folder, newest checkpoint and latest validation metrics."""
     steps = run.steps()
-    result: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
+    result: dict[str, Any] = {"run": run.address, "step": steps[-1] if steps else 0}
     for record in run.records():
         if record.get("kind") == "eval":
             tasks = task_metrics(record)

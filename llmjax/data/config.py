@@ -1,5 +1,6 @@
 """Data sources and batching: a frozen dataclass, cheap to import."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +43,10 @@ class DataConfig:
     """Parts in which each source is tokenized and stored, by several processes at the same time; a
     killed preparation loses only those it was working on. The batches depend on the number, but not
     on who prepared the shards."""
+    max_tokens: int | None = None
+    """Training tokens that are prepared, at least if the text has them, and few more: of the
+    beginning of each shard, in proportion to the sources' weights. A run that would read more is
+    refused. None: all text is prepared."""
     cache_dir: str | None = None
     """Cache of tokens; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
     store: str | None = None
@@ -64,8 +69,16 @@ class DataConfig:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether sources are stored as shards: several, or one of which all copies are removed."""
-        return self.shards > 1 or self.deduplicate != "window"
+        """Whether sources are stored as shards: several, or one of which all copies are removed or
+        only the beginning is prepared."""
+        return self.shards > 1 or self.deduplicate != "window" or self.max_tokens is not None
+
+    def max_shard_tokens(self, source: AnySource) -> int | None:
+        """`max_tokens` of a shard of a source."""
+        if self.max_tokens is None:
+            return None
+        share = source.weight / sum(source.weight for source in self.sources)
+        return math.ceil(self.max_tokens * share / self.shards)
 
 
 def data_problems(config: DataConfig) -> list[str]:
@@ -87,6 +100,9 @@ def data_problems(config: DataConfig) -> list[str]:
         f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
         f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,
         f"shards: {config.shards} is not positive": config.shards > 0,
+        f"max_tokens: {config.max_tokens} is not positive": (
+            config.max_tokens is None or config.max_tokens > 0
+        ),
         f"store_cache_bytes: {config.store_cache_bytes} is negative": config.store_cache_bytes >= 0,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,

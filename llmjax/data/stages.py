@@ -6,6 +6,7 @@ Cheap to import.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from llmjax.data.interleave import Interleaving
 from llmjax.limits import MAX_BATCH_TOKENS
 
 
@@ -143,6 +144,23 @@ def size_problems(stages: Sequence[Stage]) -> Iterator[str]:
                 f"{stage.name.removeprefix('data.')}.batch_size: {stage.rows_text} are more than "
                 f"the {MAX_BATCH_TOKENS} that a batch may have"
             )
+
+
+def tokens_read(stages: Sequence[Stage], steps: int) -> dict[int, int]:
+    """Source -> tokens that a run of so many steps reads of it: those of its rows, of the length of
+    which it has most, since rows of another length begin with the first token again."""
+    read: dict[tuple[int, int], int] = {}
+    ends = [*(stage.first_step for stage in stages[1:]), steps]
+    for stage, end in zip(stages, ends, strict=True):
+        rows = max(0, min(end, steps) - stage.first_step) * stage.batch_size
+        counts = Interleaving(stage.weights).counts(rows)
+        for source, count in zip(stage.sources, counts, strict=True):
+            stream = source, stage.length
+            read[stream] = read.get(stream, 0) + count * stage.length
+    return {
+        source: max(tokens for (other, _), tokens in read.items() if other == source)
+        for source, _ in read
+    }
 
 
 def changed_stages(old: Sequence[Stage], new: Sequence[Stage], step: int) -> list[str]:

@@ -84,8 +84,12 @@ class LanguageModel:
 
     @property
     def context(self) -> int:
-        """Tokens of context that it was trained with."""
-        return min(self.model.config.max_length, self.config.data.length)
+        """Tokens of context that it was trained with: of the longest rows of the stages that it has
+        reached."""
+        first, *later = self.config.data.all_stages()
+        reached = [first, *(stage for stage in later if stage.first_step < self.step)]
+        longest = max(stage.length for stage in reached)
+        return min(self.model.config.max_length, longest)
 
     def logits(self, tokens: Any, targets: Any = None) -> jax.Array:
         """Compute next-token logits (of an encoder: the logits of masked tokens).

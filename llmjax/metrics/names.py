@@ -23,6 +23,7 @@ _FRACTIONS |= {"accuracy_per_byte", "acc", "acc_norm", "acc_bytes", "chance"}
 _FRACTIONS |= {"answered_f1", "answered_exact_match", "unanswered_accuracy"}
 _POINTS = {"bleu", "chrf"}
 _COSTS = {"loss", "bits_per_byte", "mean_squared_error", "mean_absolute_error"}
+_COSTS |= {"perplexity", "word_perplexity", "byte_perplexity", "brier_score", "ter"}
 
 OTHER_KEYS = {
     "step",
@@ -63,9 +64,8 @@ def evaluation_task_metrics(record: Mapping[str, Any]) -> list[str]:
 
 
 def task_title(name: str) -> str:
-    """What a metric of evaluation.tasks is called: "quiz accuracy", "gsm8k strict-match exact
-    match"."""
-    return f"{name.rpartition('.')[0].replace('.', ' ')} {display_name(name)}"
+    """What a metric with its task is called: "quiz accuracy", "gsm8k strict-match exact match"."""
+    return f"{name.rpartition('.')[0].replace('.', ' ')} {display_name(name)}".strip()
 
 
 def headline_metric(record: Mapping[str, Any], preferred: str | None = None) -> str | None:
@@ -74,6 +74,24 @@ def headline_metric(record: Mapping[str, Any], preferred: str | None = None) -> 
     tasks = task_metrics(record)
     names = (preferred, *next(iter(tasks.values()), []), "bits_per_byte", "loss")
     return next((name for name in names if name and record.get(name) is not None), None)
+
+
+def judging_metric(
+    record: Mapping[str, Any], preferred: str | None, *, is_measured_by_tasks: bool
+) -> str | None:
+    """The metric of a line of metrics.jsonl that judges its run; None if it has none.
+
+    Args:
+      record: of any kind.
+      preferred: evaluation.metric of the run.
+      is_measured_by_tasks: whether that is a metric of evaluation.tasks, whose lines then count
+        instead of those of the validation set.
+    """
+    if record.get("kind") != ("tasks" if is_measured_by_tasks else "eval"):
+        return None
+    if not is_measured_by_tasks:
+        return headline_metric(record, preferred)
+    return preferred if preferred is not None and record.get(preferred) is not None else None
 
 
 def display_value(name: str, value: float, places: int = 2) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.metrics.names import display_name, display_value, headline_metric, is_cost
+from llmjax.metrics.names import display_value, is_cost, task_title
 from llmjax.reporting import tiles
 from llmjax.reporting.curves import Figure
 from llmjax.reporting.format import count, duration, short
@@ -168,14 +168,13 @@ def _rows(runs: Sequence[ComparedRun]) -> list[RunRow]:
 
 def _metric(run: ComparedRun) -> str:
     """Returns the metric that judges a run; empty if it was not evaluated."""
-    preferred = run.config.evaluation.metric
-    names = (headline_metric(line, preferred) for line in reversed(run.history.evals))
+    names = map(run.judging_metric, reversed(run.judged))
     return next((name for name in names if name), "")
 
 
 def _best(run: ComparedRun) -> tuple[str, Line | None]:
     """Returns the metric of a run, and its best evaluation on the subset of its curve."""
-    metric, curve = _metric(run), by_subset(run.history.evals).curve
+    metric, curve = _metric(run), by_subset(run.judged).curve
     finite = [line for line in curve if math.isfinite(number(line, metric))]
     if not finite:
         return metric, None
@@ -185,7 +184,7 @@ def _best(run: ComparedRun) -> tuple[str, Line | None]:
 
 def _row(run: ComparedRun) -> RunRow:
     metric, best = _best(run)
-    subsets, history = by_subset(run.history.evals), run.history
+    subsets, history = by_subset(run.judged), run.history
     widest = reversed(subsets.larger or subsets.curve)
     latest = next((line for line in widest if math.isfinite(number(line, metric))), None)
     tokens, seconds = last(history.train, "tokens"), wall_seconds(history, run.environment)
@@ -203,7 +202,7 @@ def _row(run: ComparedRun) -> RunRow:
 def _result(metric: str, line: Line | None) -> Result:
     if line is None:
         return Result("n/a", "not evaluated")
-    where = f"{display_name(metric)}, step {count(line['step'])}"
+    where = f"{task_title(metric)}, step {count(line['step'])}"
     size = subset_bytes(line)
     return Result(
         display_value(metric, number(line, metric)),
@@ -216,7 +215,7 @@ def _warnings(runs: Sequence[ComparedRun]) -> list[str]:
     sentences = []
     metrics = {_metric(run) for run in runs} - {""}
     if len(metrics) > 1:
-        names = ", ".join(sorted(display_name(metric) for metric in metrics))
+        names = ", ".join(sorted(task_title(metric) for metric in metrics))
         sentences.append(f"The runs are judged by metrics that do not compare: {names}.")
     sizes = [run.whole_bytes for run in runs]
     curves = [by_subset(run.history.evals).curve for run in runs]

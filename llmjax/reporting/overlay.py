@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmjax.metrics.names import display_name, headline_metric, is_fraction
+from llmjax.metrics.names import is_fraction, judging_metric, task_title
 from llmjax.reporting.charts import Axis, Chart, Point, Series, span
 from llmjax.reporting.curves import Figure, View
 from llmjax.reporting.records import History, Line, column, last, main_metric
@@ -30,6 +30,25 @@ class Curves:
         tokens = last(self.history.train, "tokens")
         steps = self.history.train[-1]["step"] if self.history.train else 0
         return tokens / steps if tokens and steps else None
+
+    @property
+    def judged(self) -> Sequence[Line]:
+        """The lines that may judge the run: of evaluation.tasks or of the validation set."""
+        is_tasks = self.config.evaluation.task_of_metric is not None
+        return self.history.tasks if is_tasks else self.history.evals
+
+    def judging_metric(self, line: Line) -> str | None:
+        """The metric of one of them that does."""
+        evaluation = self.config.evaluation
+        by_tasks = evaluation.task_of_metric is not None
+        return judging_metric(line, evaluation.metric, is_measured_by_tasks=by_tasks)
+
+    def curve(self, metric: str) -> Sequence[Line]:
+        """The lines of a metric's curve: of one subset of the validation set, or of
+        evaluation.tasks."""
+        if any(metric in line for line in self.history.tasks):
+            return self.history.tasks
+        return by_subset(self.history.evals).curve
 
 
 def overlays(runs: Sequence[Curves]) -> tuple[list[Figure], str]:
@@ -58,9 +77,10 @@ def _keys(runs: Sequence[Curves]) -> Iterable[str]:
     for run in runs:
         if main_metric([*run.history.train, *run.history.evals]) == "bits_per_byte":
             keys["bits_per_byte"] = None
-        for line in run.history.evals[-1:]:
-            if name := headline_metric(line, run.config.evaluation.metric):
+        for line in run.judged[-1:]:
+            if name := run.judging_metric(line):
                 keys[name] = None
+        for line in run.history.evals[-1:]:
             keys |= dict.fromkeys(name for name in ("accuracy",) if line.get(name) is not None)
     return [*(key for key in keys if key != "loss"), "loss"]
 
@@ -72,7 +92,7 @@ def _overlay(
     scale = 100.0 if is_fraction(key) else 1.0
     series, curves = [], {}
     for run, factor in zip(runs, factors, strict=True):
-        lines = run.history.train if is_train else by_subset(run.history.evals).curve
+        lines = run.history.train if is_train else run.curve(key)
         points = finite(_points(lines, key, factor, scale))
         if is_train:
             points = condense(running_mean(points))
@@ -85,7 +105,7 @@ def _overlay(
     if y is None:
         return None
     x = Axis(0.0, max(1.0, *(step for step, _ in every), 1.0))
-    name = display_name(key)
+    name = task_title(key)
     what = "training, running mean" if is_train else "validation"
     title = f"{name[:1].upper()}{name[1:]}: {what}"
     unit = f"{_unit(runs, key)}{' (%)' if scale == 100 else ''}{' (log scale)' if log else ''}"
@@ -106,6 +126,6 @@ def _points(lines: Sequence[Line], key: str, factor: float, scale: float) -> lis
 
 def _unit(runs: Sequence[Curves], key: str) -> str:
     if key != "loss" or any(run.config.tasks for run in runs):
-        return display_name(key)
+        return task_title(key)
     causal = all(run.config.objective.is_causal for run in runs)
     return "nats per token" if causal else "nats per target"

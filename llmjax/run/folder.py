@@ -31,8 +31,9 @@ from llmjax.errors import UserError
 from llmjax.run.config.checks import added_parts, blocking_differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
+from llmjax.run.remote.objects import is_fetched_later, visible
 from llmjax.storage.json_documents import DOCUMENT, json_lines, json_text, read_json
-from llmjax.storage.stores.mirror import local_copy, write_back
+from llmjax.storage.stores.mirror import address_of, local_copy, write_back
 from llmjax.storage.stores.path import StorePath, location
 from llmjax.storage.writing import check_utf8, write_atomically
 
@@ -53,6 +54,33 @@ class Run:
 
     def __str__(self) -> str:
         return str(self.folder)
+
+    @property
+    def address(self) -> str:
+        """The folder's path, or its address in a bucket."""
+        return address_of(self.folder)
+
+    def publish(self) -> None:
+        """Makes what process 0 has written visible to other hosts; nothing in a local folder,
+        which all processes share.
+
+        Raises:
+          UserError: the bucket cannot be written, or another training has taken the run over.
+        """
+
+    def refresh(self) -> None:
+        """Makes what process 0 has published visible in this process; nothing in a local folder.
+
+        Raises:
+          UserError: the bucket cannot be read.
+        """
+
+    def check_lock(self) -> None:
+        """Checks that no other training has taken the run over, as one can in a bucket.
+
+        Raises:
+          UserError: one has.
+        """
 
     @property
     def config_path(self) -> Path:
@@ -136,7 +164,13 @@ class Run:
 
     @classmethod
     def create(cls, config: Config) -> "Run":
-        """The run folder of `config`: a new one, or that of a run to resume.
+        """The run folder of `config`: a new one, or that of a run to resume; see `prepare`."""
+        run = cls(Path(config.run_dir))
+        run.prepare(config)
+        return run
+
+    def prepare(self, config: Config) -> None:
+        """Creates the folder with its config, or checks that the run in it can resume with it.
 
         The stored config must be equal up to the fields in MAY_CHANGE, whose new values are then
         stored. A run without a finished step (because its data could not be read, say) accepts any
@@ -145,35 +179,34 @@ class Run:
         Raises:
           UserError: the folder cannot be written, or holds other files or a run of another config.
         """
-        run, changed = cls(Path(config.run_dir)), list[str]()
-        check_utf8(run.folder)
+        changed = list[str]()
+        check_utf8(self.folder)
         try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            if not run.config_path.is_file():
-                run._check_empty()
-            elif (stored := run.config()) == config:
-                return run
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.config_path.is_file():
+                self._check_empty()
+            elif (stored := self.config()) == config:
+                return
             elif (
-                changed := blocking_differences(stored, config, max(run.steps(), default=0))
-            ) and not run._is_imported(stored, config):
-                run._check_untrained(changed)
-            with run.lock():
-                if changed and not run.steps():
-                    shutil.rmtree(run.tokenizer, ignore_errors=True)  # of the old config
-                write_atomically(run.config_path, to_json(config))
+                changed := blocking_differences(stored, config, max(self.steps(), default=0))
+            ) and not self._is_imported(stored, config):
+                self._check_untrained(changed)
+            with self.lock():
+                if changed and not self.steps():
+                    shutil.rmtree(self.tokenizer, ignore_errors=True)  # of the old config
+                write_atomically(self.config_path, to_json(config))
         except OSError as error:
             raise UserError(
-                error.filename or run.folder,
+                error.filename or self.folder,
                 f"cannot be written: {error.strerror or error}",
                 "choose another --run-dir",
             ) from error
-        return run
 
     def _check_empty(self) -> None:
         names = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
         if names:
             raise UserError(
-                self.folder,
+                self.address,
                 f"is not empty and not a run folder: it holds {', '.join(names[:3])}",
                 "choose another --run-dir",
             )
@@ -184,9 +217,9 @@ class Run:
             return False
         if parts := added_parts(stored, config):
             raise UserError(
-                self.folder,
+                self.address,
                 f"is an imported model, to which {', '.join(parts)} cannot be added",
-                f"start another run: --init-from {self.folder} --run-dir runs/NAME",
+                f"start another run: --init-from {self.address} --run-dir runs/NAME",
             )
         names = (change.split(" ")[0] for change in blocking_differences(stored, config))
         return not any(name.startswith(("model.", "tokenizer")) for name in names)
@@ -195,7 +228,7 @@ class Run:
         if self.steps() or (self.metrics_file.exists() and self.metrics_file.stat().st_size):
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise UserError(
-                self.folder,
+                self.address,
                 f"holds a run of another config ({'; '.join(changed[:5])}{more})",
                 "choose another --run-dir, or leave these fields as they were",
             )
@@ -299,15 +332,7 @@ def local_folder(folder: str | PathLike[str]) -> Path:
       UserError: there is no such folder in the bucket, it is incomplete, or cannot be read.
     """
     path = location(os.fspath(folder))
-    return local_copy(path, _is_fetched_later) if isinstance(path, StorePath) else path
-
-
-def _is_fetched_later(name: str) -> bool:
-    """Whether an object of a run is large, and needed at most by those who read a checkpoint."""
-    first = name.partition("/")[0]
-    return first in ("tensorboard", "profile") or (
-        first in ("checkpoints", "frozen") and "/d/" in name  # values, as Orbax stores them
-    )
+    return local_copy(path, is_fetched_later, visible) if isinstance(path, StorePath) else path
 
 
 def _runs_in(*folders: Path) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ def find_damage(
     part: int = 0,
     parts: int = 1,
     without: Collection[str] = (),
+    needed: Callable[[str], bool] = lambda name: True,
 ) -> str | None:
     """Verify a folder against its checksums.json.
 
@@ -106,6 +107,7 @@ def find_damage(
       part, parts: verify only every `parts`-th file, starting at `part`, to share the work among
         processes.
       without: names of files that the manifest leaves out.
+      needed: which of the files to verify, by their paths in the folder.
 
     Returns:
       A short description of the first problem; None if the files are intact.
@@ -126,10 +128,9 @@ def find_damage(
     listed = [(name, sums) for name, sums in expected.items() if item in (None, name.split("/")[0])]
     if not listed:
         return f"its {MANIFEST} lists nothing" + (f" of {item}" if item else "")
+    ours = [(name, sums) for name, sums in listed[part::parts] if needed(name)]
     with ThreadPoolExecutor() as pool:
-        problems = pool.map(
-            lambda entry: _file_damage(folder / entry[0], entry[1]), listed[part::parts]
-        )
+        problems = pool.map(lambda entry: _file_damage(folder / entry[0], entry[1]), ours)
         return next(filter(None, problems), None)
 
 

@@ -17,12 +17,14 @@ from llmjax.model.lora import merged
 from llmjax.optimizers.param_kinds import ParamKind, param_kind
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.checkpoint.reading import restore_params, stored_leaves, wait_for_all
+from llmjax.run.checkpoint.remote import save_remote_params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.origin import read_origin, write_origin
 from llmjax.run.parameters import read_parameters, resolve_step, run_network
+from llmjax.run.remote.run import RemoteRun
 from llmjax.state import Tree, join, split
-from llmjax.storage.stores.path import is_store
+from llmjax.storage.stores.path import is_store, location
 from llmjax.storage.writing import new_folder_mode
 from llmjax.tasks.heads import Network
 
@@ -35,17 +37,25 @@ def resolve_init_from(config: Config) -> Config:
     """
     if config.init_from is None:
         return config
-    run = Run(Path(config.run_dir))
+    stored = _stored_config(config.run_dir)
     # A run that resumes no longer needs the one it started from.
-    resumes = run.config_path.is_file() and run.config().init_from == config.init_from
+    resumes = stored is not None and stored.init_from == config.init_from
     if not resumes and not (is_store(config.init_from) or Path(config.init_from).exists()):
         fix = f"llmjax import MODEL {shlex.quote(config.init_from)} makes it, and llmjax models "
         fix += "lists models; or name another run with --init-from"
         raise UserError(config.init_from, "no such run folder to start from", fix)
-    base = run.config() if resumes else Run.open(config.init_from).config()
+    base = stored if stored and resumes else Run.open(config.init_from).config()
     pooler = config.model.pooler or base.model.pooler
     model = replace(base.model, lora=config.model.lora, pooler=pooler)
     return replace(config, model=model, tokenizer=base.tokenizer)
+
+
+def _stored_config(run_dir: str) -> Config | None:
+    """The config of the run there; None if there is none yet."""
+    folder = location(run_dir)
+    if not (folder / "config.json").is_file():
+        return None
+    return (Run(folder) if isinstance(folder, Path) else Run.open(run_dir)).config()
 
 
 def take_tokenizer(config: Config, run: Run) -> None:
@@ -129,10 +139,13 @@ def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
         }
 
     result = jax.jit(lambda part: stored(part, axes))(frozen)
-    if jax.process_index() == 0:  # left by an interrupted start
+    if jax.process_index() == 0 or isinstance(run, RemoteRun):  # left by an interrupted start
         shutil.rmtree(run.frozen, ignore_errors=True)
     wait_for_all("no frozen parameters")
-    save_params(run.frozen, result)
+    if isinstance(run, RemoteRun):
+        save_remote_params(run, run.frozen, result)
+    else:
+        save_params(run.frozen, result)
     wait_for_all("frozen parameters written")
     return result
 

@@ -40,6 +40,7 @@ from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
 from llmjax.step import LossFunction
+from llmjax.storage.stores.path import is_store, location
 from llmjax.storage.writing import cache_root
 from llmjax.training.processes import local_processes
 from llmjax.training.workload import EvalResult
@@ -230,7 +231,9 @@ def build_text(config: Config, progress: Progress, executor: Executor | None = N
     Raises:
       UserError: as `corpus.prepare` and `build_store`; or there is no `init_from` run.
     """
-    folder = Run(Path(config.run_dir)).tokenizer
+    folder = Path(config.run_dir) / "tokenizer"
+    if is_store(config.run_dir) and location(f"{config.run_dir}/config.json").is_file():
+        folder = Run.open(config.run_dir).tokenizer
     if config.init_from is not None and not folder.is_dir():
         folder = Run.open(config.init_from).tokenizer
     pieces = config.objective.control_pieces

@@ -11,9 +11,11 @@ from llmjax.parallel import distributed
 from llmjax.parallel.compilation import enable_compilation_cache
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.parallel.distributed.texts import text_of, texts_of_all
+from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
+from llmjax.run.folder import Run
 
 PER_PROCESS = (
     "run_dir",
@@ -75,6 +77,22 @@ def check_same_config(config: Config) -> None:
         if text:
             reason = f"has another config than process 0: {text}"
             raise UserError(f"process {process}", reason, SAME_COMMAND)
+
+
+def share_with_all(name: str, run: Run) -> None:
+    """A barrier, after which every process sees what process 0 has written to the run so far.
+
+    Args:
+      name: of the barrier.
+      run: the run.
+
+    Raises:
+      UserError: the run is in a bucket that cannot be used.
+    """
+    if jax.process_index() == 0:
+        run.publish()
+    wait_for_all(name)
+    run.refresh()
 
 
 def local_processes() -> int:

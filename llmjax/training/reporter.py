@@ -82,7 +82,7 @@ class Reporter:
     def details(self, step: int, details: Mapping[str, Any]) -> None:
         """Stores the details of each task's evaluation in place of the task's earlier ones."""
         if self._run is not None and details:
-            source = {"run": str(self._run.folder), "step": step}
+            source = {"run": self._run.address, "step": step}
             self._run.keep_measures({task: source | value for task, value in details.items()})
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ def _headline(session: Session) -> str:
     devices += f" ({mesh})" if mesh else ""
     mfu = "MFU n/a (unknown peak)" if peak is None else f"MFU of {si(peak)}FLOP/s, dense bf16"
     return (
-        f"{session.run.folder}: {short_count(count)} parameters{share}, "
+        f"{session.run.address}: {short_count(count)} parameters{share}, "
         f"{session.workload.headline()}, {devices}\n"
         f"{_flops_text(session)} per token, PaLM's accounting; {mfu}"
     )

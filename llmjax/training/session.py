@@ -44,6 +44,7 @@ from llmjax.training.finetuning import (
 from llmjax.training.in_run_evaluation import InRunTask, open_tasks
 from llmjax.training.initialization import take_tokenizer
 from llmjax.training.pretraining import Pretraining, prepare_text, share_text
+from llmjax.training.processes import share_with_all
 from llmjax.training.workload import Workload
 
 
@@ -156,7 +157,7 @@ class Session:
             old, new = getattr(progress, name), getattr(current, name)
             if old != new:
                 raise UserError(
-                    self.run.folder,
+                    self.run.address,
                     f"was trained on another {name} ({old}) than this one ({new})",
                     "restore the text as it was, or choose another --run-dir",
                 )
@@ -164,7 +165,7 @@ class Session:
         for index, (before, now) in enumerate(trained):
             if before != now:
                 raise UserError(
-                    self.run.folder,
+                    self.run.address,
                     f"was trained with another data.stages.{index} ({before}) than this ({now})",
                     "leave the stages that have begun as they were, or choose another --run-dir",
                 )
@@ -181,10 +182,9 @@ def open_session(config: Config, run: Run) -> Session:
         take_tokenizer(config, run)
     prepares_shards = config.data.is_sharded and config.data.store is None and not config.tasks
     if jax.process_count() > 1 and prepares_shards:
+        share_with_all("tokenizer taken", run)
         share_text(config, run)
-    tokenizer, workload, network = process_0_first(
-        "text prepared", lambda: _open_workload(config, run)
-    )
+    tokenizer, workload, network = process_0_first("text prepared", lambda: _shared(config, run))
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
@@ -209,6 +209,16 @@ def open_session(config: Config, run: Run) -> Session:
         steps,
         evaluation_tasks,
     )
+
+
+def _shared(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:
+    """Opens the workload: process 0 publishes what it prepared in the run, and the others, later,
+    find it."""
+    run.refresh()
+    opened = _open_workload(config, run)
+    if jax.process_index() == 0:
+        run.publish()
+    return opened
 
 
 def _check_batches(config: Config, workload: Workload, mesh: Mesh) -> None:

@@ -16,15 +16,19 @@ from llmjax.parallel.memory import TRAINING, enough_memory
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
+from llmjax.run.checkpoint.remote import RemoteCheckpoints
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
+from llmjax.run.remote.run import RemoteRun, RemoteStart
 from llmjax.run.telemetry.display import to_stderr
 from llmjax.run.telemetry.goodput import Goodput
 from llmjax.state import join
+from llmjax.storage.stores.path import is_store
+from llmjax.training.dues import has_dues, is_over
 from llmjax.training.initialization import resolve_init_from
 from llmjax.training.monitors import Monitors
-from llmjax.training.processes import check_same_config, start_devices
+from llmjax.training.processes import check_same_config, share_with_all, start_devices
 from llmjax.training.reporter import Reporter
 from llmjax.training.restoring import restore_or_init
 from llmjax.training.session import Session, open_session
@@ -36,22 +40,35 @@ from llmjax.training.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 
-class FolderCleanup:
-    """Removes what a failed start leaves in the run folder. Create it before the folder."""
+class LocalStart:
+    """Opens a local run folder, which all processes share, for a start of its training, and removes
+    what a failed start leaves there. Create it before the folder."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, config: Config):
+        self._config, self._folder = config, Path(config.run_dir)
+        folder = self._folder
         self._missing = [path for path in (folder, *folder.parents) if not path.exists()]
         self._before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
+    def join(self) -> Run:
+        """The run in a process other than 0, when process 0 has created it."""
+        return Run(self._folder)
+
     @contextlib.contextmanager
-    def on_failure(self, status: StartStatus) -> Iterator[None]:
-        """Cleans up if the block fails before a step has been trained."""
-        try:
-            yield
-        except BaseException:
-            self.remove(status)
-            raise
+    def open(self, status: StartStatus) -> Iterator[Run]:
+        """The run in process 0: created, or checked as one to resume, and locked. Cleans up if the
+        block fails before a step has been trained.
+
+        Raises:
+          UserError: as `Run.create` and `Run.lock`.
+        """
+        run = Run.create(self._config)
+        with run.lock():
+            try:
+                yield run
+            except BaseException:
+                self.remove(status)
+                raise
 
     def remove(self, status: StartStatus) -> None:
         """Removes what was created since, unless the run was ever trained; earlier files stay."""
@@ -79,7 +96,7 @@ def train(config: Config) -> Run:
 
     Args:
       config: the run's config. With several processes, each calls this with the same config, on a
-        shared file system.
+        shared file system or with the run folder in a bucket.
 
     Returns:
       The run; every function of llmjax that takes a run folder takes it too.
@@ -102,20 +119,26 @@ def train(config: Config) -> Run:
 
 def _in_process(config: Config, signal: StopSignal, link: Link | None) -> Run:
     """Trains as one of several processes, or as the only one (no link)."""
-    status, cleanup = signal.status, FolderCleanup(Path(config.run_dir))
+    status, start = signal.status, _start_of(config)
     if link is None:
-        return _in_folder(config, signal, cleanup, None)
+        return _in_folder(config, signal, start, None)
 
     def clean() -> None:
         if jax.process_index() == 0:
-            cleanup.remove(status)
+            start.remove(status)
 
     work = Work(lambda: f"at step {status.step}", status.resumes, signal.tell, clean)
     with link.during(work):
         try:
-            return _in_folder(config, signal, cleanup, link)
+            return _in_folder(config, signal, start, link)
         except StoppedEarly:
             raise _nothing_trained(signal) from None
+
+
+def _start_of(config: Config) -> LocalStart | RemoteStart:
+    if is_store(config.run_dir):
+        return RemoteStart(config, jax.process_index(), jax.process_count())
+    return LocalStart(config)
 
 
 def _nothing_trained(signal: StopSignal) -> Stopped:
@@ -123,16 +146,15 @@ def _nothing_trained(signal: StopSignal) -> Stopped:
 
 
 def _in_folder(
-    config: Config, signal: StopSignal, cleanup: FolderCleanup, link: Link | None
+    config: Config, signal: StopSignal, start: LocalStart | RemoteStart, link: Link | None
 ) -> Run:
     """Process 0 creates and locks the run folder; then all train."""
     check_same_config(config)
     if jax.process_index() > 0:
         wait_for_all("run folder created")
         with enough_memory(TRAINING):
-            return _train(config, Run(Path(config.run_dir)), signal, link)
-    run = Run.create(config)
-    with run.lock(), cleanup.on_failure(signal.status), enough_memory(TRAINING):
+            return _train(config, start.join(), signal, link)
+    with start.open(signal.status) as run, enough_memory(TRAINING):
         wait_for_all("run folder created")
         return _train(config, run, signal, link)
 
@@ -150,7 +172,7 @@ def _train_counted(
     status = signal.status
     status.saved = max(run.steps(), default=None)
     session = open_session(config, run)
-    checkpointing = Checkpoints(run.checkpoints, config.checkpoint)
+    checkpointing = _checkpoints(run, config)
     with checkpointing as checkpoints, jax.set_mesh(session.mesh):
         state, progress, frozen = restore_or_init(session, checkpoints)
         session = session.within_data(progress)
@@ -165,7 +187,7 @@ def _train_counted(
                 progress = session.begin()
         if session.is_primary:
             session.workload.write_metadata(run)
-        wait_for_all("task metadata")
+        share_with_all("task metadata", run)
         if _is_done(session, progress):
             return run
         reporter = Reporter(session, progress.step)
@@ -200,17 +222,23 @@ def _train_counted(
     return run
 
 
+def _checkpoints(run: Run, config: Config) -> Checkpoints:
+    if isinstance(run, RemoteRun):
+        return RemoteCheckpoints(run, config.checkpoint)
+    return Checkpoints(run.checkpoints, config.checkpoint)
+
+
 def _is_done(session: Session, progress: TrainProgress) -> bool:
     """Whether the run has already ended; logs that, or the step it resumes from."""
     step, over = progress.step, progress.is_over(session.config.evaluation.patience)
-    due = progress.evaluation_due or progress.tasks_due or progress.samples_due
-    ended = (step >= session.steps or over) and not due
+    due = has_dues(progress)
+    ended = is_over(session, progress, step) and not due
     if session.is_primary and ended:
         state = "no longer improves" if over else f"all {session.steps} steps are done"
-        log.warning("%s: %s; nothing to do", session.run.folder, state)
+        log.warning("%s: %s; nothing to do", session.run.address, state)
     elif session.is_primary and step:
         rest = "; first, its evaluation or samples are due" if due else ""
         log.warning(
-            "%s: resuming from step %d of %d%s", session.run.folder, step, session.steps, rest
+            "%s: resuming from step %d of %d%s", session.run.address, step, session.steps, rest
         )
     return ended

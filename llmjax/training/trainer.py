@@ -17,7 +17,17 @@ from llmjax.run.telemetry.goodput import Activity
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import StepMetrics
-from llmjax.training.in_run_evaluation import InRunTask, measure_tasks
+from llmjax.training.dues import (
+    has_dues,
+    is_best,
+    is_due,
+    is_local_due,
+    is_over,
+    still_due,
+    tasks_due,
+    with_dues,
+)
+from llmjax.training.in_run_evaluation import measure_tasks
 from llmjax.training.monitors import Monitors
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.roll_back import Spike, describe, roll_back
@@ -87,7 +97,7 @@ class Trainer:
         self._signal.finish_first()
         with Profile(self.session.run.profile, self.session.config.log.profile) as profile:
             self._make_up()
-            if self._is_over(self.progress.step):
+            if is_over(self.session, self.progress, self.progress.step):
                 return
             while True:
                 try:
@@ -100,6 +110,7 @@ class Trainer:
     def _train(self, profile: Profile) -> None:
         left_out = self.progress.batches_left_out
         for index, batch in self._loader:
+            self.session.run.check_lock()
             step = self._status.step = index + 1 - left_out
             profile.before_step(self._wait)
             task = self._loader.feed.task(index)
@@ -108,9 +119,10 @@ class Trainer:
             self._push_metrics((step, metrics))
             self._sync_flags(self._is_save_overdue())
             self._after_step(step, self._saves)
-            if self._stops and (self._is_due() or not self._is_over(step)):
+            over = is_over(self.session, self.progress, step)
+            if self._stops and (has_dues(self.progress) or not over):
                 raise self._stopped(step)
-            if self._is_over(step):
+            if over:
                 return
 
     def _roll_back(self, spike: Spike) -> None:
@@ -132,10 +144,6 @@ class Trainer:
         self._start_counting()
         self._stragglers.restart()
 
-    def _is_over(self, step: int) -> bool:
-        patience = self.session.config.evaluation.patience
-        return step >= self.session.steps or self.progress.is_over(patience)
-
     def _sync_flags(self, save: bool) -> None:
         """Shares with all processes whether this one has to stop, and whether it has to save."""
         with self._stragglers.waiting():
@@ -149,7 +157,7 @@ class Trainer:
         """Evaluates, samples and saves, where due. After a stop the checkpoint records what was
         skipped."""
         cost = None
-        self.progress = replace(self._with_dues(step), heldout_loss=None)
+        self.progress = replace(with_dues(self.session, self.progress, step), heldout_loss=None)
         try:
             if not self._stops:
                 cost = self._evaluate_and_sample(step)
@@ -163,29 +171,13 @@ class Trainer:
         self._save_if_due(step, save, cost)
 
     def _save_if_due(self, step: int, save: bool, cost: float | None) -> None:
-        save = save or self._stops or self._is_over(step) or self._is_best(cost)
-        if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
+        session, progress = self.session, self.progress
+        save = save or self._stops or is_best(session, progress, cost)
+        save = save or is_over(session, progress, step)
+        if save or has_dues(progress) or is_due(step, session.config.checkpoint.every):
             self._save(step, cost)
-        elif self._is_local_due(step):
+        elif is_local_due(session, step):
             self._save_local(step, cost)
-
-    def _with_dues(self, step: int) -> TrainProgress:
-        """The progress, with what is due after this step marked as such."""
-        config, last = self.session.config, self._is_over(step)
-        return replace(
-            self.progress,
-            evaluation_due=step >= self.session.steps or _due(step, config.evaluation.every),
-            tasks_due=bool(self._tasks_due(step)),
-            samples_due=config.samples.every > 0 and (last or _due(step, config.samples.every)),
-        )
-
-    def _tasks_due(self, step: int) -> list[InRunTask]:
-        last = self._is_over(step)
-        return [task for task in self.session.evaluation_tasks if task.is_due(step, last)]
-
-    def _is_due(self) -> bool:
-        progress = self.progress
-        return progress.evaluation_due or progress.tasks_due or progress.samples_due
 
     def _evaluate_and_sample(self, step: int) -> float | None:
         """Does what is due, and marks it as done; returns the step's cost, None if it has none that
@@ -198,11 +190,13 @@ class Trainer:
             if self.progress.evaluation_due:
                 self._status.measuring = "evaluation"
                 self._evaluate(step, full=step >= self.session.steps)
-                self.progress = replace(self._with_dues(step), evaluation_due=False)
+                self.progress = replace(
+                    with_dues(self.session, self.progress, step), evaluation_due=False
+                )
             if self.progress.tasks_due:
                 self._status.measuring = "evaluation"
                 self._measure_tasks(step)
-                due = self._with_dues(step)
+                due = with_dues(self.session, self.progress, step)
                 self.progress = replace(due, evaluation_due=False, tasks_due=False)
             if self.progress.samples_due:
                 self._status.measuring = "samples"
@@ -219,26 +213,15 @@ class Trainer:
 
     def _make_up(self) -> None:
         """Does what an earlier stop skipped after the step that the run resumes from."""
-        step, stored, due = self.progress.step, self.progress, self._with_dues(self.progress.step)
-        self.progress = replace(
-            stored,
-            evaluation_due=stored.evaluation_due and due.evaluation_due,
-            tasks_due=stored.tasks_due and due.tasks_due,
-            samples_due=stored.samples_due and due.samples_due,
-        )
-        if not self._is_due():
+        step = self.progress.step
+        self.progress = still_due(self.session, self.progress)
+        if not has_dues(self.progress):
             return
         try:
             cost = self._evaluate_and_sample(step)
         except Interrupted:
             raise self._stopped(step, trained=False) from None
         self._checkpoints.complete(replace(self.progress, heldout_loss=cost))
-
-    def _is_best(self, cost: float | None) -> bool:
-        """Whether this step's cost is the best so far, in a run that keeps the best."""
-        config = self.session.config
-        keeps_best = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
-        return keeps_best and cost is not None and self.progress.worse == 0
 
     def _push_metrics(self, new: tuple[int, StepMetrics] | None) -> None:
         """Records the previous step while the devices are busy with the new one."""
@@ -312,7 +295,7 @@ class Trainer:
         """Measures the tasks that are due, and reports and judges the result."""
         session, metric = self.session, self.session.config.evaluation.metric
         with self._paused("evaluation"):
-            due = self._tasks_due(step)
+            due = tasks_due(self.session, self.progress, step)
             measured = measure_tasks(due, session.language_model(self.params, step))
             self._reporter.write("tasks", step, measured.record | self._totals())
         if metric is not None and session.config.evaluation.task_of_metric is not None:
@@ -341,10 +324,6 @@ class Trainer:
             self._checkpoints.save(self.state, progress)
         self._goodput.saved(step)
         self._saved_at, self._saves, self._status.saved = time.monotonic(), False, step
-
-    def _is_local_due(self, step: int) -> bool:
-        config = self.session.config.checkpoint
-        return config.local_dir is not None and _due(step, config.local_every)
 
     def _save_local(self, step: int, cost: float | None) -> None:
         """Starts saving the state to the local disks."""
@@ -383,7 +362,3 @@ class Trainer:
             f"checkpoint {self.progress.step} holds the parameters from before them: the same "
             "command resumes from there; a new run may need a lower learning rate",
         )
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -62,6 +62,7 @@ def test_help_of_train_shows_the_values_of_the_config(capsys):
 def test_help_of_train_shows_the_main_fields_first_and_sections_on_request(capsys):
     code, short, err = run(capsys, "train", "smoke", "--help")
     assert (code, err) == (0, [])
+    short = " ".join(short.split())
     assert short.count("(default: ") == len(SHOWN) - 1  # bytes have no vocab_size
     assert "(default: runs/smoke)" in short
     assert "--lr, --optimizer.learning-rate number" in short

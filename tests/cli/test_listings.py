@@ -14,6 +14,8 @@ from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.sources import SAMPLES
 from llmjax.run.config.files import presets
 from llmjax.run.folder import Run
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.scoring.evaluation_tasks import ChooseTask
 
 
 def test_every_preset_says_what_it_is_for_and_what_it_needs(capsys):
@@ -90,6 +92,19 @@ def test_the_best_figure_of_a_task_is_by_the_metric_that_chooses(capsys, two_run
     (two_runs / "b/metrics.jsonl").write_text(text)
     _, out, _ = run(capsys, "runs", "--folder", str(two_runs))
     assert "accuracy 75.00 %" in out
+
+
+def test_a_metric_of_tasks_measured_while_training_decides(capsys, tmp_path):
+    quiz = EvaluationConfig(metric="quiz.accuracy", tasks=(ChooseTask(("quiz.csv",)),))
+    Run.create(runs.config(tmp_path, run_dir=str(tmp_path / "runs/a"), evaluation=quiz))
+    lines = [{"kind": "eval", "step": 1, "time": 4e9, "loss": 3.0, "bits_per_byte": 2.5}] + [
+        {"kind": "tasks", "step": step, "time": 4e9, "quiz.accuracy": share}
+        for step, share in ((1, 0.25), (2, 0.5), (3, None))
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "runs/a/metrics.jsonl").write_text(text)
+    _, out, _ = run(capsys, "runs", "--folder", str(tmp_path / "runs"))
+    assert out.rstrip().endswith("quiz accuracy 50.00 %")
 
 
 def test_a_damaged_run_is_named_and_the_others_are_listed(capsys, two_runs):

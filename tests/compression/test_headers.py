@@ -26,6 +26,8 @@ from llmjax.compression.plan import check_memory
 from llmjax.errors import UserError
 from llmjax.inference.language_model import load
 
+pytestmark = pytest.mark.once
+
 REST = bytes(1 + 32 + CHECKSUM_BYTES)
 MILLIONS = 80_000_000
 
@@ -35,8 +37,6 @@ resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 from llmjax.compression.decompress import inspect
 from llmjax.errors import UserError
-
-pytestmark = pytest.mark.once
 for path in sys.argv[1:]:
     try:
         inspect(path)

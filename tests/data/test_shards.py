@@ -182,3 +182,20 @@ def test_later_copies_are_found_in_groups(at_once, monkeypatch):
         expected.append(hash_ in seen)
         seen.add(hash_)
     assert merging.later_copies([np.array(h, np.uint64) for h in hashes]).tolist() == expected
+
+
+def test_no_more_than_max_tokens_are_prepared(config, tmp_path):
+    limited = replace(config, shards=3, max_tokens=9000)
+    corpus, whole = opened(limited), opened(replace(config, shards=3))
+    assert 9000 <= corpus.num_tokens < whole.num_tokens // 2
+    other = replace(limited, cache_dir=str(tmp_path / "workers"), workers=2)
+    np.testing.assert_array_equal(stream(opened(other)), stream(corpus))
+    assert not [text for text in documents(corpus) if text in validation_text(corpus)]
+    every = replace(limited, max_tokens=10**9, cache_dir=str(tmp_path / "other"))
+    np.testing.assert_array_equal(stream(opened(every)), stream(whole))
+
+
+def test_max_tokens_are_shared_by_weight(tmp_path):
+    sources = tuple(TextSource((str(tmp_path / "a"),), weight=weight) for weight in (3.0, 1.0))
+    config = DataConfig(sources, shards=2, max_tokens=1000)
+    assert [config.max_shard_tokens(source) for source in sources] == [375, 125]

@@ -22,7 +22,7 @@ from llmjax.data.order import (
     steps_per_epoch,
     steps_until_exhausted,
 )
-from llmjax.data.stages import StageConfig, changed_stages
+from llmjax.data.stages import StageConfig, changed_stages, resolve_stages, tokens_read
 from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
@@ -327,3 +327,12 @@ def test_batches_of_a_stage_that_do_not_divide_are_refused(staged):
     corpus, config = staged
     with pytest.raises(UserError, match="batch dimension of 4 does not divide over mesh"):
         Loader(CorpusFeed(corpus, config, 0), make_mesh(MeshConfig(fsdp=8)))
+
+
+def test_tokens_read_of_each_source():
+    stages = resolve_stages(
+        (StageConfig(10, weights=(1.0, 1.0)), StageConfig(20, length=32)), (3.0, 1.0), 16, 4
+    )
+    assert tokens_read(stages, 10) == {0: 30 * 16, 1: 10 * 16}
+    assert tokens_read(stages, 15) == {0: 40 * 16, 1: 20 * 16}
+    assert tokens_read(stages, 60) == {0: 80 * 32, 1: 80 * 32}

@@ -1,5 +1,7 @@
 """A run's model: logits, scores and text, on one device and on a mesh."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import llmjax
 from llmjax.data.config import DataConfig
+from llmjax.data.stages import StageConfig
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
@@ -101,6 +104,14 @@ def test_score_agrees_with_logits(lm):
     assert result.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / len(text.encode()), 1e-5)
     assert result.total.context == 32, "as long as the rows that were trained on"
     assert result.perplexity == pytest.approx(np.exp(result.loss_per_token))
+
+
+def test_the_context_is_that_of_the_longest_stage_reached(lm):
+    stages = (StageConfig(5, length=48), StageConfig(9, length=16), StageConfig(20, length=64))
+    data = replace(lm.config.data, stages=stages)
+    staged = replace(lm, config=replace(lm.config, data=data))
+    contexts = {step: replace(staged, step=step).context for step in (0, 5, 6, 20, 21)}
+    assert contexts == {0: 32, 5: 32, 6: 48, 20: 48, 21: 64}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from llmjax.errors import UserError
 from llmjax.optimizers.standard import LionConfig
 from llmjax.reporting.comparison import MAX_RUNS
 from llmjax.reporting.report import report
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.scoring.evaluation_tasks import ChooseTask
 
 
 def make(folder: Path, bits: float, *, batch: int = 1, **changes) -> Path:
@@ -62,6 +64,29 @@ def test_every_run_has_its_curve_in_each_figure(runs):
     ids = [a["id"] for _, a in document.elements if "id" in a]
     assert len(ids) == len(set(ids))
     assert all(f'class="line run{n}"' in document.source for n in range(3))
+
+
+def test_a_metric_of_tasks_measured_while_training_decides(tmp_path):
+    quiz = EvaluationConfig(metric="quiz.accuracy", tasks=(ChooseTask(("quiz.csv",)),))
+    folders = []
+    for name, shares in (("low", (0.1, 0.4)), ("high", (0.7, 0.6))):
+        maker = RunMaker(tmp_path / name)
+        lines = [
+            {"kind": "tasks", "quiz.accuracy": share, "quiz.accuracy_stderr": 0.1}
+            | {"step": step, "time": eval_line(step)["time"]}
+            for step, share in enumerate(shares, start=1)
+        ]
+        maker = replace(maker, config=replace(maker.config, evaluation=quiz))
+        folders.append(maker.write([train_line(2), eval_line(2), *lines], environment=ENVIRONMENT))
+    document = Document(report(folders))
+    text = document.text
+    places = [text.index(f"{figure} % quiz accuracy, step") for figure in ("70.00", "40.00")]
+    assert places == sorted(places)
+    assert "60.00 % quiz accuracy, step 2" in text, "the latest"
+    labels = [svg["aria-label"] or "" for svg in document.all("svg")]
+    assert any(
+        label.startswith("Quiz accuracy: validation by step: low from 10") for label in labels
+    )
 
 
 def test_long_names_are_shortened_in_their_middle_at_the_curves(tmp_path):

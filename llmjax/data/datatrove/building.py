@@ -46,7 +46,8 @@ def build_shards_on(
     step = ShardBuilder(sharding, missing, saved, logs)
     executor.run(Stage("shards", (step,), len(missing), logs), sharding.config.workers)
     shutil.rmtree(logs)
-    sizes = [stored_bytes(sharding.folder(shard) / STORE) for shard in missing]
+    folders = (sharding.folder(shard) / STORE for shard in missing)
+    sizes = [stored_bytes(folder) for folder in folders if folder.is_dir()]
     progress(stage_name, sum(sizes), None)
     return len(missing)
 

@@ -108,9 +108,10 @@ def run_ray(stage: Stage, workers: int, address: str, memory_gb: float) -> Any:
             log_to_driver=False,
             logging_level="error",
         )
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = f"no cluster answers: {(str(error).splitlines() or [type(error).__name__])[0]}"
         fix = "start one with `ray start --head`, or give --executor.address"
-        raise UserError(f"Ray at {address}", "no cluster answers", fix) from error
+        raise UserError(f"Ray at {address}", reason, fix) from error
     logger.remove()
     executor = RayPipelineExecutor(
         list(stage.pipeline),

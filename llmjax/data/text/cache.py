@@ -201,14 +201,14 @@ def _training(
         yield from sample.add(hash_, text)
 
 
-def batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Groups texts into batches of about BATCH_BYTES."""
+def batches(texts: Iterable[bytes], batch_bytes: int = BATCH_BYTES) -> Iterator[list[bytes]]:
+    """Groups texts into batches of at least so many bytes, but for the last one."""
     batch: list[bytes] = []
     size = 0
     for text in texts:
         batch.append(text)
         size += len(text)
-        if size >= BATCH_BYTES:
+        if size >= batch_bytes:
             yield batch
             batch, size = [], 0
     if batch:

@@ -150,7 +150,8 @@ def tokenize(
         return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
 
     tokenizer, corpus = build(config)
-    if config.validation_fraction > 0 and not _num_validation(corpus) and corpus.num_documents > 1:
+    is_empty = config.validation_fraction > 0 and not _num_validation(corpus)
+    if is_empty and corpus.num_documents > 1 and config.max_tokens is None:
         config = _hold_out_one(config, corpus.num_documents)
         tokenizer, corpus = build(config)  # again: the tokenizer must not see the document
     _check(corpus, config)

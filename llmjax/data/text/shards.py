@@ -28,7 +28,13 @@ from llmjax.data.text.cache import (
     save_tokenizer,
     validation_threshold,
 )
-from llmjax.data.text.encoding import WorkerContext, begin_worker, cpus, encode_documents
+from llmjax.data.text.encoding import (
+    BATCH_BYTES,
+    WorkerContext,
+    begin_worker,
+    cpus,
+    encode_documents,
+)
 from llmjax.data.text.publish import publish_shard
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HashSample, document_hash
@@ -45,6 +51,8 @@ position in the source and its UTF-8 bytes; their text is in TEXT."""
 NEAR_DUPLICATES = ("minhash", 5, 14, 8)
 """How near duplicates are found, as part of the key: by MinHash of 5 words in 14 parts of 8 hashes
 each. Two documents are similar if one part is equal: likely if 3 in 4 of their 5 words are."""
+LIMITED_BATCH_BYTES = 1 << 12
+"""Batches of text of a shard of which only the beginning is prepared: it ends with a batch."""
 _FILE = 1 << 40  # the position of a document: its file times this, plus its index in the file
 _POLL_SECONDS = 0.5
 
@@ -72,6 +80,7 @@ class Sharding:
         """A hash of everything that the shards depend on."""
         inputs = key_inputs(self.identity, self.fingerprint, self.vocab_size, self.config)
         inputs += ["shards", self.count]
+        inputs += [] if self.max_tokens is None else ["max_tokens", self.max_tokens]
         inputs += NEAR_DUPLICATES if self.without_near_duplicates else []
         return json_digest(inputs)
 
@@ -96,6 +105,11 @@ class Sharding:
     def root(self) -> Path:
         """The folder of all shards."""
         return cache_root(self.config.cache_dir) / "tokens" / self.key
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The training tokens of a shard after which the rest of its text is not prepared."""
+        return self.config.max_shard_tokens(self.source)
 
     @property
     def without_near_duplicates(self) -> bool:
@@ -141,7 +155,8 @@ class _Selection:
     """Removes a shard's duplicates, and keeps the text of its documents of lowest hash."""
 
     def __init__(self, config: DataConfig):
-        self.sample = HashSample(validation_threshold(config), config.validation_max_bytes)
+        self._threshold = validation_threshold(config)
+        self.sample = HashSample(self._threshold, config.validation_max_bytes)
         self.count = self.duplicates = 0
         self._seen = SeenHashes()
         self._places: dict[int, tuple[int, int]] = {}  # hash -> index and position
@@ -165,6 +180,10 @@ class _Selection:
                     self._places.pop(document_hash(evicted))
             self.count += 1
             yield text
+
+    def are_for_training(self, texts: list[bytes]) -> np.ndarray:
+        """Which documents cannot be in the validation set: bool [documents]."""
+        return np.array([document_hash(text) >= self._threshold for text in texts])
 
     def write(self, folder: Path) -> None:
         """Writes CANDIDATES and TEXT."""
@@ -198,9 +217,16 @@ def fill_shard(
     near = np.zeros(0, "<u4")
     if sharding.without_near_duplicates:
         near = np.load(sharding.near_duplicates / f"{shard:05}.npy")
-    for texts in batches(selection.unique(shard_documents(sharding, shard), near)):
-        append_documents(store, texts, encode_documents(tokenizer, texts))
+    limit, trained_on = sharding.max_tokens, 0
+    size = BATCH_BYTES if limit is None else LIMITED_BATCH_BYTES
+    for texts in batches(selection.unique(shard_documents(sharding, shard), near), size):
+        encoded = encode_documents(tokenizer, texts)
+        append_documents(store, texts, encoded)
         report(sum(map(len, texts)))
+        if limit is not None:
+            trained_on += int(encoded.counts[selection.are_for_training(texts)].sum())
+            if trained_on >= limit:
+                break
     store.close()
     selection.write(folder)
     figures = {"threshold": selection.sample.threshold, "duplicates": selection.duplicates}

@@ -57,7 +57,7 @@ class Checkpoints:
           UserError: the folder cannot be written.
         """
         self.folder, self.config = folder.absolute(), config
-        if jax.process_index() == 0:
+        if self._writes_folder():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 files.sweep(self.folder)
@@ -66,10 +66,11 @@ class Checkpoints:
         wait_for_all("checkpoints open")
         self._local = None
         if config.local_dir is not None:
-            self._local = LocalCheckpoints(config.local_dir, run_id(self.folder))
+            self._local = LocalCheckpoints(config.local_dir, run_id(self.folder), folder.parent)
         self._saving: TrainProgress | None = None
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
-        self._checkpointer = ocp.AsyncCheckpointer(SummingHandler(), async_options=options)
+        self._checkpointer = self._make_checkpointer(
+            ocp.options.AsyncOptions(post_finalization_callback=self._complete)
+        )
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(without_warnings())
 
@@ -95,16 +96,12 @@ class Checkpoints:
         step = progress.step
         if step in self.steps():
             return
-        check_space(self.folder, (state.params, state.opt_state))
         training = training_items(state.step, state.opt_state)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            training=ocp.args.StandardSave(training),
-        )
+        items = self._save_args({"params": state.params, "training": training})
         self._saving = progress
         try:
             self._checkpointer.save(self.folder / str(step), args=items, force=True)
-        except WRITE_ERRORS as error:
+        except (*WRITE_ERRORS, UserError) as error:
             raise self._failed(error) from error
 
     def save_local(self, state: TrainState, progress: TrainProgress) -> None:
@@ -125,7 +122,7 @@ class Checkpoints:
         """
         if self._local is not None:
             self._local.complete(progress)
-        if jax.process_index() == 0 and progress.step in self.steps():
+        if self._writes_folder() and progress.step in self.steps():
             try:
                 complete_progress(self.folder, progress)
             except OSError as error:
@@ -140,11 +137,11 @@ class Checkpoints:
         """
         try:
             self._checkpointer.wait_until_finished()
-        except WRITE_ERRORS as error:
+        except (*WRITE_ERRORS, UserError) as error:
             raise self._failed(error) from error
-        if self._saving is not None and jax.process_index() == 0:
+        if self._saving is not None and self._writes_folder():
             for step in files.steps_to_delete(self.steps(), self.config, self._heldout_loss):
-                files.delete(self.folder, step)
+                self._delete(step)
         self._saving = None
 
     def close(self) -> None:
@@ -172,25 +169,57 @@ class Checkpoints:
         """
         self.wait()
         wait_for_all("checkpoints saved")
+        self._refresh()
         if self._local is not None:
             newest = max(self.steps(), default=-1)
             if (restored := self._local.restore(abstract, newest)) is not None:
                 return restored
-        step, damaged = newest_complete(self.folder)
-        if jax.process_index() == 0:
+        training = training_items(abstract.step, abstract.opt_state)
+        trees = {"params": abstract.params, "training": training}
+        step, damaged = newest_complete(self.folder, items=trees)
+        if self._writes_folder():
             for name in damaged:
-                files.set_aside(self.folder, name)
+                self._set_aside(name)
         wait_for_all("damaged checkpoints set aside")
         if step is None or holds_only_params(self.folder / str(step)):
             return None
         return read_state(self.folder / str(step), abstract), read_progress(self.folder, step)
 
+    def _writes_folder(self) -> bool:
+        """Whether this process creates, renames and deletes checkpoints in `folder`."""
+        return jax.process_index() == 0
+
+    def _refresh(self) -> None:
+        """Makes the checkpoints that other processes have finished visible in `folder`."""
+
+    def _make_checkpointer(self, options: ocp.options.AsyncOptions) -> ocp.AsyncCheckpointer:
+        return ocp.AsyncCheckpointer(SummingHandler(), async_options=options)
+
+    def _save_args(self, trees: dict[str, Any]) -> ocp.args.Composite:
+        """What Orbax saves, by item; UserError if the disk is too full."""
+        if jax.process_index() == 0:
+            check_space(self.folder, _bytes(trees))
+        args = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+        return ocp.args.Composite(**args)
+
     def _complete(self) -> None:
-        """Called by Orbax in process 0 when all items are written, before it renames the folder."""
+        """Called by Orbax when all items are written, before it renames the folder; by default in
+        process 0."""
         assert self._saving is not None
         for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
             write_progress(folder, self._saving)
-            files.write_checksums(folder)
+            self._finish(folder, self._saving.step)
+
+    def _finish(self, folder: Path, step: int) -> None:
+        """Completes an unfinished checkpoint, which has all its other files."""
+        files.write_checksums(folder)
+
+    def _delete(self, step: int) -> None:
+        files.delete(self.folder, step)
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that the step can be saved again."""
+        files.set_aside(self.folder, step)
 
     def _heldout_loss(self, step: int) -> float | None:
         return read_progress(self.folder, step).heldout_loss
@@ -201,13 +230,20 @@ class Checkpoints:
         for thread in threading.enumerate():
             if thread.name in WRITERS:  # their files would be left behind
                 thread.join(timeout=60)
-        if jax.process_index() == 0:
+        if self._writes_folder():
             files.sweep(self.folder)
+        if isinstance(error, UserError):
+            return error
         return UserError(
             self.folder / str(step),
             f"cannot be saved: {reason(error)}",
             "earlier checkpoints are complete: fix it and run the same command again",
         )
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes of all values of a tree of global arrays."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 UNTRAINED = TrainProgress(step=0, seed=0, batch_size=0, length=0, corpus="")
@@ -232,7 +268,8 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = SummingHandler(params=params_handler(params))
-        check_space(folder, params)
+        if jax.process_index() == 0:
+            check_space(folder, _bytes(params))
         with without_warnings(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(unfinished, args=items, force=True)
         if jax.process_index() == 0:

@@ -26,10 +26,11 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from llmjax.errors import UserError
+from llmjax.run.checkpoint.chunks import needed_files
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.storage.checksums import file_checksums, find_damage, write_manifest
 from llmjax.storage.json_documents import read_json
-from llmjax.storage.stores.mirror import fetch
+from llmjax.storage.stores.mirror import fetch, is_copy
 
 # Orbax writes these after the checksums are taken.
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -83,18 +84,18 @@ def _finished(name: str) -> str:
 WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 
-def check_space(folder: Path, state: Any) -> None:
-    """Checks, in process 0, that the disk has room for the state.
+def check_space(folder: Path, need: int) -> None:
+    """Checks that the disk has room for a checkpoint.
 
     Args:
-      folder: an existing folder, where the state would be written.
-      state: tree of global arrays.
+      folder: an existing folder, where it would be written.
+      need: its bytes.
 
     Raises:
-      UserError: it has fewer bytes free than the state takes.
+      UserError: it has fewer bytes free.
     """
-    need, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(folder).free
-    if jax.process_index() == 0 and free < need:
+    free = shutil.disk_usage(folder).free
+    if free < need:
         raise UserError(
             folder,
             f"No space left on device: {need / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB free",
@@ -178,12 +179,32 @@ def _preserved(
     return itertools.compress(steps, flags)
 
 
-def damage(folder: Path, step: int, item: str | None = None) -> str | None:
-    """The damage of a checkpoint, or of an item of it; None if complete. The processes share the
-    work, and all learn of any damage."""
-    fetch(folder.parent, "/".join((folder.name, str(step), *([] if item is None else [item]))))
-    part = (jax.process_index(), jax.process_count())
-    problem = find_damage(folder / str(step), item, *part, LATER)
+def damage(
+    folder: Path, step: int, item: str | None = None, items: Mapping[str, Any] | None = None
+) -> str | None:
+    """The damage of a checkpoint, or of an item of it; None if complete. All processes learn of
+    any damage.
+
+    The processes share the work, but for the copy of a run in a bucket: each fetches and verifies
+    what it will read.
+
+    Args:
+      folder: RUN/checkpoints.
+      step: which checkpoint.
+      item: verify only this item's files, where only they will be read.
+      items: what will be restored of it, by item, as trees of jax.ShapeDtypeStruct with shardings;
+        None: everything.
+    """
+    checkpoint, run = folder / str(step), folder.parent
+    if is_copy(run):
+        needed = needed_files(checkpoint, items or {})
+        name = f"{folder.name}/{step}"
+        within = name if item is None else f"{name}/{item}"
+        fetch(run, within, lambda file: needed(file.removeprefix(f"{name}/")))
+        problem = find_damage(checkpoint, item, without=LATER, needed=needed)
+    else:
+        part = (jax.process_index(), jax.process_count())
+        problem = find_damage(checkpoint, item, *part, LATER)
     if jax.process_count() == 1:
         return problem
     is_damaged = multihost_utils.process_allgather(np.int32(problem is not None))

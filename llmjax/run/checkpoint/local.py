@@ -1,57 +1,67 @@
 """Checkpoints on the local disks of the processes, for restarts on the same machines.
 
-Each process writes the shards of its own devices: LOCAL_DIR/RUN_ID/process_N/STEP.safetensors, and
-when that is complete STEP.json, with its checksum, the layout of the shards and the progress. A
-restart on the same mesh takes from other processes what one has lost, as far as they hold replicas.
+Each process writes the shards of its own devices. A restart on the same mesh takes from other
+processes what one has lost, as far as they hold replicas, and finds what another process has
+written to this machine's disk, as after a restart that numbers the machines in another way.
 (Orbax's emergency checkpoints know replicas over whole slices only.)
 """
 
 import json
 import logging
 import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from safetensors.numpy import load_file, save_file
 
 from llmjax.errors import UserError
-from llmjax.parallel.distributed.texts import text_of
+from llmjax.parallel.distributed.texts import text_of, texts_of_all
+from llmjax.run.checkpoint import local_files
+from llmjax.run.checkpoint.local_files import LocalPart
 from llmjax.run.checkpoint.progress import TrainProgress, progress_of
 from llmjax.run.checkpoint.shards import Piece, Shards
-from llmjax.storage.checksums import check_checksum, file_checksums, with_checksum
-from llmjax.storage.json_documents import parse_json, read_json
+from llmjax.storage.json_documents import parse_json
 from llmjax.storage.writing import write_atomically
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-"""How many of the newest local checkpoints each process keeps."""
+
+class Key(NamedTuple):
+    """A part of a local checkpoint, as processes name it to each other."""
+
+    step: int
+    start: int
+    process: int
 
 
 class LocalCheckpoints:
     """Saves and restores the shards of this process. All processes call each method."""
 
-    def __init__(self, local_dir: str, run_id: int):
+    def __init__(self, local_dir: str, run_id: int, run_folder: Path):
         """Args:
         local_dir: a folder on this process's disk.
         run_id: identifies the run, the same in all its processes.
+        run_folder: the run folder.
 
         Raises:
           UserError: the folder cannot be written.
         """
-        name = f"process_{jax.process_index()}"
-        self.folder = Path(local_dir).expanduser().absolute() / f"{run_id:08x}" / name
+        self._run = Path(local_dir).expanduser().absolute() / f"{run_id:08x}"
+        self.folder = self._run / f"process_{jax.process_index()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.glob(".*"):  # left by an interrupted save
                 path.unlink()
+            local_files.claim(self._run, run_folder)
         except OSError as error:
             raise UserError(self.folder, f"cannot be written: {error.strerror}") from error
+        self._start = int(text_of(0, str(int(time.time()))))
         self._thread = ThreadPoolExecutor(1, "local_checkpoint")
         self._written: Future[None] | None = None
 
@@ -59,12 +69,15 @@ class LocalCheckpoints:
         """Copies this process's shards and returns; they are written in the background.
 
         Raises:
-          UserError: the previous save could not be written.
+          UserError: the previous save could not be written, or the disk has no room for this one.
         """
         self.wait()
         shards = Shards(state)
         pieces = shards.copy_local()
-        self._written = self._thread.submit(self._write, pieces, shards.fingerprint, progress)
+        local_files.check_local_space(self._run, sum(piece.nbytes for piece in pieces.values()))
+        self._written = self._thread.submit(
+            local_files.write_part, self.folder, pieces, shards.fingerprint, progress, self._start
+        )
 
     def wait(self) -> None:
         """Waits until the last save is written.
@@ -88,17 +101,16 @@ class LocalCheckpoints:
         """Updates the progress in a finished checkpoint, if there is one of its step.
 
         Raises:
-          UserError: it cannot be written; or it is damaged.
+          UserError: it cannot be written.
         """
         self.wait()
-        path = self.folder / f"{progress.step}.json"
-        if not path.is_file():
-            return
-        document = check_checksum(read_json(path), path) | {"progress": asdict(progress)}
-        try:
-            write_atomically(path, json.dumps(with_checksum(document)))
-        except OSError as error:
-            raise UserError(path, f"cannot be written: {error.strerror or error}") from error
+        for part in local_files.parts(self._run):
+            if part.process == jax.process_index() and part.step == progress.step:
+                try:
+                    part.with_progress(progress)
+                except OSError as error:
+                    problem = f"cannot be written: {error.strerror or error}"
+                    raise UserError(part.path, problem) from error
 
     def close(self) -> None:
         """Waits for the last save and ends the thread."""
@@ -119,75 +131,31 @@ class LocalCheckpoints:
         """
         self.wait()
         shards = Shards(abstract)
-        held = {step: found for step in self.steps() if (found := self._verified(step, shards))}
-        steps = _steps_of_all([step for step in held if step > newer_than])
-        for step in sorted(set().union(*steps), reverse=True):
-            holders = [process for process, have in enumerate(steps) if step in have]
-            if shards.is_complete(holders):
-                return self._restore(step, shards, holders, held.get(step))
-        if any(steps) and jax.process_index() == 0:
-            newest = max(set().union(*steps))
-            lost = [str(process) for process, have in enumerate(steps) if newest not in have]
+        own = {
+            Key(part.step, part.start, part.process): part
+            for part in local_files.parts(self._run)
+            if part.document["fingerprint"] == shards.fingerprint and part.step > newer_than
+        }
+        held = _of_all(own)
+        newest = max((key for keys in held for key in keys), default=None)
+        while (chosen := _choose(held, shards)) is not None:
+            mine = [own[key] for key, reader in chosen.items() if reader == jax.process_index()]
+            damaged = _of_all(
+                Key(part.step, part.start, part.process) for part in mine if not part.is_intact()
+            )
+            if not any(damaged):
+                return _read(shards, chosen, mine)
+            held = [keys - lost for keys, lost in zip(held, damaged, strict=True)]
+        if newest is not None and jax.process_index() == 0:
+            found = {key.process for keys in held for key in keys if key[:2] == newest[:2]}
+            lost = sorted(set(range(jax.process_count())) - found)
             log.warning(
                 "local checkpoint %d lacks shards that only process %s held; resuming from %s",
-                newest,
-                ", ".join(lost),
+                newest.step,
+                ", ".join(map(str, lost)),
                 "the start" if newer_than < 0 else f"checkpoint {newer_than} of the run folder",
             )
         return None
-
-    def steps(self) -> list[int]:
-        """Steps of this process's complete local checkpoints, in order."""
-        return sorted(
-            int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdecimal()
-        )
-
-    def _write(
-        self, pieces: dict[str, np.ndarray], fingerprint: int, progress: TrainProgress
-    ) -> None:
-        step = progress.step
-        data = self.folder / f"{step}.safetensors"
-        unfinished = self.folder / f".{step}.safetensors"
-        save_file(pieces, unfinished)
-        document = {
-            "sums": file_checksums(self.folder, [unfinished.name])[unfinished.name],
-            "fingerprint": fingerprint,
-            "progress": asdict(progress),
-        }
-        (self.folder / f"{step}.json").unlink(missing_ok=True)
-        unfinished.rename(data)
-        write_atomically(self.folder / f"{step}.json", json.dumps(with_checksum(document)))
-        for old in self.steps()[:-KEPT]:
-            (self.folder / f"{old}.json").unlink()
-            (self.folder / f"{old}.safetensors").unlink(missing_ok=True)
-
-    def _verified(self, step: int, shards: Shards) -> dict[str, Any] | None:
-        """The document of a step, if its shards are intact and those of `shards`."""
-        path, name = self.folder / f"{step}.json", f"{step}.safetensors"
-        try:
-            document = check_checksum(read_json(path), path)
-            progress_of(document["progress"])
-            intact = file_checksums(self.folder, [name])[name] == document["sums"]
-        except (OSError, UserError, AttributeError, KeyError, TypeError, ValueError):
-            intact = False
-        if not intact:
-            log.warning("local checkpoint %s is damaged; it is not used", path)
-            return None
-        return document if document["fingerprint"] == shards.fingerprint else None
-
-    def _restore(
-        self, step: int, shards: Shards, holders: list[int], document: dict[str, Any] | None
-    ) -> tuple[Any, TrainProgress]:
-        """Reads this process's pieces, exchanges lost ones, and places all on the devices."""
-        read = {} if document is None else load_file(self.folder / f"{step}.safetensors")
-        for source, piece in shards.lost(holders):
-            data = read[piece.name] if jax.process_index() == source else None
-            received = _broadcast(piece, data, source)
-            if jax.process_index() not in holders and shards.needs(piece.name):
-                read[piece.name] = received
-        text = json.dumps({} if document is None else document["progress"])
-        progress = progress_of(parse_json(text_of(holders[0], text), "progress"))
-        return shards.place(read), progress
 
 
 def run_id(folder: Path) -> int:
@@ -210,12 +178,54 @@ def run_id(folder: Path) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def _steps_of_all(own: list[int]) -> list[set[int]]:
-    """The steps that each process supplies, by process index."""
-    row = np.full(KEPT + 1, -1, np.int32)  # a process that was killed may have kept one more
-    row[: min(len(own), row.size)] = sorted(own, reverse=True)[: row.size]
-    rows = multihost_utils.process_allgather(row) if jax.process_count() > 1 else row[None]
-    return [{int(step) for step in row if step >= 0} for row in rows]
+def _of_all(keys: Iterable[Key]) -> list[set[Key]]:
+    """The keys that each process gives, by process index."""
+    texts = texts_of_all(json.dumps(list(keys)))
+    return [{Key(*key) for key in parse_json(text, "keys")} for text in texts]
+
+
+def _choose(held: Sequence[set[Key]], shards: Shards) -> dict[Key, int] | None:
+    """The parts of the newest complete checkpoint, each with the process that reads it: the one
+    that wrote it, or else the first that finds it; None if no checkpoint is complete.
+
+    Args:
+      held: the parts that each process finds on its disk.
+      shards: their layout.
+    """
+    readers: dict[tuple[int, int], dict[Key, int]] = {}
+    for reader, keys in enumerate(held):
+        for key in keys:
+            chosen = readers.setdefault(key[:2], {})
+            if key not in chosen or reader == key.process:
+                chosen[key] = reader
+    for _, chosen in sorted(readers.items(), reverse=True):
+        if shards.is_complete(key.process for key in chosen):
+            return chosen
+    return None
+
+
+def _read(
+    shards: Shards, chosen: Mapping[Key, int], mine: Sequence[LocalPart]
+) -> tuple[Any, TrainProgress]:
+    """Reads pieces, exchanges those that this process or another lacks, and places all on the
+    devices.
+
+    Args:
+      shards: the layout.
+      chosen: the parts of a checkpoint, with the process that reads each.
+      mine: those that this process reads.
+    """
+    read: dict[str, np.ndarray] = {}
+    for part in mine:
+        read |= part.read()
+    for source, piece in shards.lost({key.process: reader for key, reader in chosen.items()}):
+        data = read[piece.name] if jax.process_index() == source else None
+        received = _broadcast(piece, data, source)
+        if shards.needs(piece.name):
+            read.setdefault(piece.name, received)
+    text = json.dumps(asdict(mine[0].progress) if mine else {})
+    progress = progress_of(parse_json(text_of(min(chosen.values()), text), "progress"))
+    return shards.place(read), progress
 
 
 def _broadcast(piece: Piece, data: np.ndarray | None, source: int) -> np.ndarray:

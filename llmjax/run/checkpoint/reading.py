@@ -1,7 +1,7 @@
 """Reading complete checkpoints onto any mesh, with or without the optimizer state."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,16 +34,19 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it holds other parameters.
     """
-    step = complete_step(folder, step)
+    step = complete_step(folder, step, {"params": abstract})
     return read_params(folder, step, abstract), step
 
 
-def complete_step(folder: Path, step: int | None = None) -> int:
+def complete_step(
+    folder: Path, step: int | None = None, items: Mapping[str, Any] | None = None
+) -> int:
     """The step of a checkpoint, after its parameters' checksums are verified.
 
     Args:
       folder: RUN/checkpoints.
       step: which checkpoint; None for the newest complete one.
+      items: as of `files.damage`.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -51,13 +54,13 @@ def complete_step(folder: Path, step: int | None = None) -> int:
     check_utf8(folder)
     steps = files.steps(folder)
     if step is None:
-        step, _ = newest_complete(folder, item="params")
+        step, _ = newest_complete(folder, "params", items)
         if step is None:
             raise UserError(folder, "holds no checkpoint", "train first")
     elif step not in steps:
         have = f"it has {_listed(steps)}" if steps else "it has none"
         raise UserError(folder, f"has no checkpoint of step {step}", have)
-    elif reason := files.damage(folder, step, item="params"):
+    elif reason := files.damage(folder, step, "params", items):
         steps.remove(step)
         fix = f"others here: {_listed(steps)}" if steps else "restore it from a copy"
         raise UserError(folder / str(step), f"is damaged: {reason}", fix)
@@ -75,12 +78,14 @@ def read_params(folder: Path, step: int, abstract: Any) -> Any:
     return items["params"]
 
 
-def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, list[int]]:
+def newest_complete(
+    folder: Path, item: str | None = None, items: Mapping[str, Any] | None = None
+) -> tuple[int | None, list[int]]:
     """The newest checkpoint whose checksums hold, and the damaged ones that are newer.
 
     Args:
       folder: RUN/checkpoints.
-      item: verify only this item's files, where only they will be read.
+      item, items: as of `files.damage`.
 
     Returns:
       (step, damaged steps); (None, []) if there are no checkpoints.
@@ -91,7 +96,7 @@ def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, 
     damaged: list[int] = []
     reason: str | None = ""
     for step in reversed(files.steps(folder)):
-        reason = files.damage(folder, step, item)
+        reason = files.damage(folder, step, item, items)
         if reason is None:
             return step, damaged
         log.warning("checkpoint %d is damaged: %s; trying an earlier one", step, reason)
@@ -178,7 +183,8 @@ def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     path = folder.absolute() / str(step)
     if not (path / "params").is_dir():
         return {}
-    fetch(folder.absolute().parent, f"{folder.name}/{step}/params")
+    run, within = folder.absolute().parent, f"{folder.name}/{step}/params"
+    fetch(run, within, lambda name: not name.endswith("/c") and "/c/" not in name)  # chunks
     return stored_items(path, "params")
 
 

@@ -53,13 +53,17 @@ class Shards:
         """Whether this process's devices hold a piece."""
         return jax.process_index() in self._holders[name]
 
-    def lost(self, processes: Iterable[int]) -> Iterator[tuple[int, Piece]]:
-        """The pieces that another process needs, in the same order everywhere, each with the one
-        of these processes that supplies it."""
-        have = set(processes)
+    def lost(self, readers: Mapping[int, int]) -> Iterator[tuple[int, Piece]]:
+        """The pieces that a process needs and does not read itself, in the same order everywhere,
+        each with a process that does.
+
+        Args:
+          readers: the processes whose pieces are at hand, each with the process that reads them.
+        """
         for name, holders in sorted(self._holders.items()):
+            have = {readers[process] for process in holders if process in readers}
             if holders - have:
-                yield min(holders & have), self._pieces[name]
+                yield min(have), self._pieces[name]
 
     def copy_local(self) -> dict[str, np.ndarray]:
         """Copies of this process's pieces, by name: training may reuse the devices' buffers."""

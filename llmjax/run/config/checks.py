@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import data_problems
-from llmjax.data.stages import Stage, changed_stages, stage_problems
+from llmjax.data.stages import Stage, changed_stages, stage_problems, tokens_read
 from llmjax.decoding.config import decoding_problems
+from llmjax.errors import UserError
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
@@ -23,7 +24,7 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
-from llmjax.storage.stores.path import is_store
+from llmjax.storage.stores.path import is_store, location
 from llmjax.tasks.config import name_of, task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
@@ -129,7 +130,10 @@ def _folder_problems(run_dir: str) -> Iterator[str]:
     if not run_dir or "\0" in run_dir:
         yield f"run_dir: {run_dir!r} is not a folder name"
     elif is_store(run_dir):
-        yield f"run_dir: {run_dir} is in a bucket, and training needs a local folder"
+        try:
+            location(run_dir)
+        except UserError as error:
+            yield f"run_dir: {error}"
         return
     folder = Path(run_dir)
     # Missing folders are created in the nearest parent that exists.
@@ -154,6 +158,8 @@ def _combination_problems(config: Config) -> Iterator[str]:
     if not any(stage_problems(data.stages, len(data.sources))):
         for stage in data.all_stages():
             yield from _stage_problems(stage, config)
+        if data.max_tokens is not None and not config.tasks:
+            yield from _max_tokens_problems(config)
     if data.length > model.max_length:
         yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
     if data.store is not None and config.tasks:
@@ -194,6 +200,26 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
         yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
+
+
+def _max_tokens_problems(config: Config) -> Iterator[str]:
+    """Whether more tokens are read than data.max_tokens."""
+    data = config.data
+    assert data.max_tokens is not None
+    if config.epochs is not None:
+        yield "epochs: data.max_tokens ends the text where a run of known steps does; set steps"
+        return
+    total = sum(source.weight for source in data.sources)
+    read = tokens_read(data.all_stages(), config.steps)
+    # Of a source of weight w, w / total of data.max_tokens is prepared.
+    needed = max(
+        math.ceil(tokens * total / data.sources[source].weight) for source, tokens in read.items()
+    )
+    if needed > data.max_tokens:
+        yield (
+            f"data.max_tokens: {data.max_tokens} tokens are prepared, and the run reads those of "
+            f"{needed} in {config.steps} steps; raise it, or lower steps"
+        )
 
 
 def _stage_problems(stage: Stage, config: Config) -> Iterator[str]:

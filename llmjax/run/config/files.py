@@ -19,6 +19,8 @@ from llmjax.run.config.build import ConfigError, build, shown
 from llmjax.run.config.fields import element, hints, nearest, variants
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read
+from llmjax.run.folder import Run
+from llmjax.storage.stores.path import is_store
 
 # Python's messages for misuse of a class; tests check them on every Python they run on.
 UNKNOWN_FIELD = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -71,6 +73,8 @@ def load_config_file(name: str | Path) -> Config:
       UserError: there is no such file; it raises; it has no function config() that returns a
         Config; a field has the wrong type.
     """
+    if is_store(name):
+        return replace(Run.open(name).config(), run_dir=str(name))
     if (Path(name) / "config.json").is_file():
         return replace(read(Path(name) / "config.json"), run_dir=str(name))
     path = find_config_file(name)

@@ -123,7 +123,7 @@ def _clusters(config: Plain) -> Plain:
 def _stores(config: Plain) -> Plain:
     """6 -> 7: new fields, with what they stand for in runs that lacked them."""
     absent: dict[str, Plain] = {
-        "data": {"store": None, "store_cache_bytes": 8 << 30},
+        "data": {"max_tokens": None, "store": None, "store_cache_bytes": 8 << 30},
         "spikes": {"action": "skip", "max_roll_backs": 10},
     }
     return config | {part: config[part] | fields for part, fields in absent.items()}

@@ -22,12 +22,25 @@ INDEX = ".store.json"
 """In a copy: its address, and the sizes and versions of the objects, fetched or not."""
 
 
-def local_copy(source: StorePath, lazy: Callable[[str], bool] = lambda name: False) -> Path:
+Lazy = Callable[[str], bool]
+"""Whether the object of a relative name waits for `fetch`."""
+Objects = dict[str, ObjectInfo]
+"""Objects of a folder by their names relative to it."""
+
+
+def _nothing(name: str) -> bool:
+    return False
+
+
+def local_copy(
+    source: StorePath, lazy: Lazy = _nothing, visible: Callable[[Objects], Objects] = dict
+) -> Path:
     """The local copy of a folder, brought up to date.
 
     Args:
       source: the folder.
-      lazy: whether the object of a relative name waits for `fetch`.
+      lazy: which objects wait for `fetch`.
+      visible: those of the folder's objects that the copy has.
 
     Raises:
       UserError: there is no such folder, it is incomplete, or it cannot be read.
@@ -37,10 +50,25 @@ def local_copy(source: StorePath, lazy: Callable[[str], bool] = lambda name: Fal
         raise UserError(source, "no such folder", "check the path")
     check_finished(source, files)
     folder = cache_root() / "stores" / source.scheme / source.bucket / source.key
+    bring_up_to_date(folder, source, visible(files), lazy)
+    return folder
+
+
+def bring_up_to_date(
+    folder: Path, source: StorePath, files: Objects, lazy: Lazy, within: str = ""
+) -> None:
+    """Makes a folder a copy of these objects of `source`: downloads those that it lacks in these
+    versions, and removes earlier ones that are gone; given `within`, of names that begin so.
+
+    Raises:
+      UserError: an object cannot be read, or the folder cannot be written.
+    """
     with folder_lock(folder):
         held = _held(folder)
-        for name in held.keys() - files.keys():
-            (folder / name).unlink(missing_ok=True)
+        others = {name: info for name, info in held.items() if not name.startswith(within)}
+        files = {name: info for name, info in files.items() if name.startswith(within)}
+        for name in held.keys() - files.keys() - others.keys():
+            _remove(folder, name)
         stale = {
             name: info
             for name, info in files.items()
@@ -49,8 +77,17 @@ def local_copy(source: StorePath, lazy: Callable[[str], bool] = lambda name: Fal
         for name in stale:
             (folder / name).unlink(missing_ok=True)
         download_files(source, folder, {name: i for name, i in stale.items() if not lazy(name)})
-        _write_index(folder, source, files)
-    return folder
+        _write_index(folder, source, {**others, **files})
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Removes a file, and the folders that are then empty."""
+    (folder / name).unlink(missing_ok=True)
+    for parent in (folder / name).relative_to(folder).parents[:-1]:
+        try:
+            (folder / parent).rmdir()
+        except OSError:
+            return
 
 
 def local_object(source: StorePath) -> Path:
@@ -69,27 +106,35 @@ def local_object(source: StorePath) -> Path:
     return folder / source.name
 
 
-def fetch(root: Path, within: str) -> None:
+def fetch(root: Path, within: str, needed: Callable[[str], bool] = lambda name: True) -> None:
     """Downloads what a local copy lacks of a subfolder; does nothing in any other folder.
 
     Args:
       root: the folder, which may be a local copy.
       within: name of the subfolder, or of a file.
+      needed: which of the subfolder's objects, by their names in `root`.
 
     Raises:
       UserError: an object is gone, or cannot be read.
     """
-    if not (root / INDEX).is_file():
+    if not is_copy(root):
         return
     with folder_lock(root):
         source, held = _source(root), _held(root)
         missing = {
             name: info
             for name, info in held.items()
-            if (name == within or name.startswith(f"{within}/")) and not (root / name).is_file()
+            if (name == within or name.startswith(f"{within}/"))
+            and needed(name)
+            and not (root / name).is_file()
         }
         if missing:
             download_files(source, root, missing)
+
+
+def is_copy(folder: Path) -> bool:
+    """Whether a folder is a local copy of one in a bucket."""
+    return (folder / INDEX).is_file()
 
 
 def write_back(file: Path) -> None:
@@ -100,7 +145,7 @@ def write_back(file: Path) -> None:
       UserError: it cannot be written.
     """
     root = file.parent
-    if not (root / INDEX).is_file():
+    if not is_copy(root):
         return
     with folder_lock(root):
         source, held = _source(root), _held(root)
@@ -111,10 +156,10 @@ def write_back(file: Path) -> None:
 
 def address_of(folder: Path) -> str:
     """The address of a local copy's original; of any other folder, its path."""
-    return str(_source(folder)) if (folder / INDEX).is_file() else str(folder)
+    return str(_source(folder)) if is_copy(folder) else str(folder)
 
 
-def _write_index(folder: Path, source: StorePath, files: dict[str, ObjectInfo]) -> None:
+def _write_index(folder: Path, source: StorePath, files: Objects) -> None:
     objects = {name: [info.size, info.version] for name, info in files.items()}
     text = json.dumps({"source": str(source), "objects": objects})
     write_file(folder / INDEX, text.encode())
@@ -127,7 +172,7 @@ def _source(folder: Path) -> StorePath:
     return source
 
 
-def _held(folder: Path) -> dict[str, ObjectInfo]:
+def _held(folder: Path) -> Objects:
     """The objects of an index by name; none if there is no valid index."""
     try:
         objects = _index(folder).get("objects", {})

@@ -221,6 +221,12 @@ class StorePath:
         with self.errors():
             self._store.filesystem().get_file(self.name_in_store, str(file))
 
+    def move(self, target: "StorePath") -> None:
+        """Copies the object to another name in the store, then deletes it."""
+        with self.errors():
+            self._store.filesystem().cp_file(self.name_in_store, target.name_in_store)
+        self.unlink()
+
     def unlink(self) -> None:
         """Deletes the object."""
         with self.errors():

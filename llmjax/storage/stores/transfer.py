@@ -63,6 +63,12 @@ def upload_files(local: Path, target: StorePath, names: Iterable[str]) -> None:
         list(pool.map(lambda name: (target / name).upload(local / name), names))
 
 
+def delete_files(folder: StorePath, names: Iterable[str]) -> None:
+    """Deletes objects by their names relative to a folder."""
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        list(pool.map(lambda name: (folder / name).unlink(), names))
+
+
 def download_files(source: StorePath, local: Path, files: dict[str, ObjectInfo]) -> None:
     """Downloads objects into a local folder. Each gets its name when it is complete.
 

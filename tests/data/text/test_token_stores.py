@@ -144,6 +144,7 @@ def test_a_flipped_byte_is_named(server, local, tmp_path):
         prepare(config, BYTES)
 
 
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
 def test_a_damaged_block_of_the_cache_is_fetched_again(server, local, tmp_path):
     config = replace(local, store=server.address("kept"), cache_dir=str(tmp_path))
     build_store(config, BYTES)
@@ -158,6 +159,7 @@ def test_a_damaged_block_of_the_cache_is_fetched_again(server, local, tmp_path):
     assert len(server.requests) - start == 3, "neighbouring blocks are one request"
 
 
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
 def test_what_is_missing_is_named_and_the_build_continues(server, local, tmp_path, monkeypatch):
     config = replace(local, store=server.address("partly"), cache_dir=str(tmp_path / "first"))
     with pytest.raises(UserError, match=r"holds no token store; run llmjax data build CONFIG --da"):
@@ -193,6 +195,7 @@ def test_what_is_missing_is_named_and_the_build_continues(server, local, tmp_pat
     same_batches(config, local)
 
 
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
 def test_nothing_is_visible_of_a_shard_whose_upload_is_killed(server, local, tmp_path, monkeypatch):
     config = replace(local, store=server.address("killed"))
     root = location(config.store)
@@ -242,6 +245,7 @@ def test_a_damaged_manifest_is_named(local, tmp_path):
             prepare(config, BYTES)
 
 
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
 def test_a_process_reads_its_rows_alone(server, local, tmp_path):
     config = replace(
         local, store=server.address("rows"), cache_dir=str(tmp_path), store_cache_bytes=0

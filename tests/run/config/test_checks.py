@@ -51,6 +51,14 @@ def test_a_good_config_passes_unchanged(tmp_path):
             "causal needs a decoder",
         ),
         ({"data": replace(GOOD.data, length=128)}, "data.length: 128 tokens, but model.max_length"),
+        (
+            {"data": replace(GOOD.data, max_tokens=1000)},
+            "data.max_tokens: 1000 tokens are prepared, and the run reads",
+        ),
+        (
+            {"data": replace(GOOD.data, max_tokens=1000), "epochs": 1.0},
+            "epochs: data.max_tokens ends the text",
+        ),
         ({"data": replace(GOOD.data, batch_size=0)}, "data.batch_size: 0"),
         ({"data": replace(GOOD.data, sources=())}, "data.sources: give at least one"),
         ({"data": replace(GOOD.data, sources=(TextSource(()),))}, "names no paths"),

@@ -1,0 +1,1 @@
+"""Training in a bucket: the run's lock, its working copy and the publishing of its files."""
