@@ -21,6 +21,9 @@ KINDS = (
     "collective-broadcast",
 )
 
+SCATTER = "all-reduce-scatter"
+"""How the name of a fusion begins that TPU compilers make of a reduce-scatter."""
+
 _ARRAY = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}")
 _MESH_AXIS = re.compile(r"'(\w+)'(?:=(\d+))?(?::\((\d+)\)(\d+))?")
@@ -81,7 +84,7 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             continue
         groups = _groups(instruction.text, mesh.size)
         axes, devices, crossed = _taking_part(groups, mesh, slices)
-        if kind == "all-reduce" and each.computation.startswith("all-reduce-scatter"):
+        if kind == "all-reduce" and each.computation.startswith(SCATTER):
             kind = "reduce-scatter"  # as TPU compilers write it: the fusion's result is a part
         found[_identity(each)] = Collective(
             kind, axes, devices, crossed, each.times, _nbytes(instruction, kind, devices)
@@ -107,10 +110,12 @@ def _between_slices(each: Executed, transfer: str, mesh: Mesh, slices: np.ndarra
 def _identity(each: Executed) -> tuple[str, str, str]:
     """What is equal for the pieces of one collective, which TPU compilers spread over fusions.
 
-    Channel 1 is shared by all collectives of a `shard_map`.
+    Channel 1 is shared by all collectives of a `shard_map`, and that of a scatter by its copies in
+    the repetitions of an unrolled loop.
     """
     channel = _CHANNEL.search(each.instruction.text)
-    name = channel[1] if channel and channel[1] != "1" else each.instruction.name
+    shared = channel is None or channel[1] == "1" or each.computation.startswith(SCATTER)
+    name = each.instruction.name if shared or channel is None else channel[1]
     return each.scheduled, each.instruction.opcode, name
 
 

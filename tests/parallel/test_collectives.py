@@ -77,6 +77,19 @@ def test_groups_are_named_by_mesh_axes(groups):
     assert found.devices == 2 ** len(found.axes)
 
 
+def test_scatters_of_an_unrolled_loop_are_counted_one_by_one():
+    """The compiler leaves both the channel of the one that it copied."""
+    scatter = LOOP[LOOP.index("%all-reduce-scatter.1 ") : LOOP.index("%limit")]
+    copy = scatter.replace("scatter.1", "scatter.2").replace("reduce.5", "reduce.6")
+    call = (
+        "  %fusion.1 = f32[32,8]{1,0} fusion(%gather), kind=kCustom, calls=%all-reduce-scatter.1\n"
+    )
+    both = LOOP.replace(call, call + call.replace("fusion.1", "fusion.2").replace("r.1\n", "r.2\n"))
+    found = collectives(both.replace(scatter, scatter + copy), cube())
+    scatters = [each for each in found if each.kind == "reduce-scatter"]
+    assert [each.total_bytes for each in scatters] == [5 * 2048] * 2
+
+
 def test_loops_count_as_often_as_they_run_and_bytes_are_of_whole_arrays():
     found = {each.kind: each for each in collectives(LOOP, cube())}
     assert found == {
