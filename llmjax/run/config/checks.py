@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import data_problems
@@ -24,7 +23,7 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
-from llmjax.storage.stores.path import is_store, location
+from llmjax.storage.stores.path import StorePath, location
 from llmjax.tasks.config import name_of, task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
@@ -124,18 +123,26 @@ def _run_problems(config: Config) -> Iterator[str]:
     if config.samples.every and not config.samples.prompts:
         yield "samples.prompts: empty; give at least one, or samples.every 0"
     yield from _folder_problems(config.run_dir)
+    yield from _local_problems("data.cache_dir", config.data.cache_dir)
+    yield from _local_problems("checkpoint.local_dir", config.checkpoint.local_dir)
+
+
+def _local_problems(name: str, folder: str | None) -> Iterator[str]:
+    if folder is not None and "://" in folder:
+        yield f"{name}: {folder} is an address; name a local folder"
 
 
 def _folder_problems(run_dir: str) -> Iterator[str]:
     if not run_dir or "\0" in run_dir:
         yield f"run_dir: {run_dir!r} is not a folder name"
-    elif is_store(run_dir):
-        try:
-            location(run_dir)
-        except UserError as error:
-            yield f"run_dir: {error}"
         return
-    folder = Path(run_dir)
+    try:
+        folder = location(run_dir)
+    except UserError as error:
+        yield f"run_dir: {error}"
+        return
+    if isinstance(folder, StorePath):
+        return
     # Missing folders are created in the nearest parent that exists.
     for parent in (folder, *folder.absolute().parents):
         if parent.exists():

@@ -14,6 +14,7 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config, SamplesConfig
@@ -113,6 +114,8 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ),
         ({"run_dir": ""}, "run_dir: '' is not a folder name"),
         ({"run_dir": "a\0b"}, "is not a folder name"),
+        ({"run_dir": "http://host/x"}, "run_dir: http://host/x: is an address of an unknown kind"),
+        ({"checkpoint": CheckpointConfig(local_dir="s3://b/x")}, "s3://b/x is an address; name a"),
     ],
 )
 def test_each_mistake_is_named(changes, message):
