@@ -247,6 +247,7 @@ def worker(folder: Path, words: list[str]) -> int:
         new.replace(file)
 
     note("import")
+    import llmjax.cli.train  # noqa: F401 (takes seconds, which are not the run's)
     from llmjax.cli.main import main
     from llmjax.run.telemetry.goodput import Goodput
 
