@@ -101,6 +101,8 @@ class Chaos:
         """Starts the launcher, with its output in a file."""
         for old in self.folder.glob("activity.*"):
             old.unlink()
+        if not (self.folder / "run").exists():  # a start that trains nothing leaves no folder
+            (self.folder / "began").unlink(missing_ok=True)
         wrapper = self.folder / "llmjax"
         here = shlex.join([sys.executable, "-m", "benchmarks.chaos", "--worker", str(self.folder)])
         # In a session of its own, since Linux shares processors among sessions first.
@@ -127,7 +129,8 @@ class Chaos:
 
     @property
     def wall(self) -> float:
-        """Seconds from the first start, once llmjax was imported, to the last end."""
+        """Seconds from the first start that left a run folder, once it had imported llmjax, to the
+        last end."""
         return self.last - float((self.folder / "began").read_text())
 
     def again(self) -> subprocess.Popen:
@@ -244,6 +247,7 @@ def worker(folder: Path, words: list[str]) -> int:
         new.replace(file)
 
     note("import")
+    import llmjax.cli.train  # noqa: F401 (takes seconds, which are not the run's)
     from llmjax.cli.main import main
     from llmjax.run.telemetry.goodput import Goodput
 

@@ -51,8 +51,12 @@ def start_devices(config: Config) -> distributed.Link | None:
                 fix = "start a new process, and train before anything else uses JAX"
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
     link = distributed.join(config.log.watchdog)
-    enable_compilation_cache(config.data.cache_dir)
-    if all_devices()[0].platform == "cpu":
+    on_cpu = all_devices()[0].platform == "cpu"
+    # On CPUs the keys differ between processes, and JAX stores the programs of process 0 only. It
+    # would wait for the others, which gains nothing, and Gloo gives them 30 s to compile.
+    if jax.process_count() == 1 or not on_cpu:
+        enable_compilation_cache(config.data.cache_dir)
+    if on_cpu:
         keep_freed_memory()
     return link
 
