@@ -26,6 +26,7 @@ def params(run):
     return restore_params(run / "checkpoints", abstract, 8)[0]
 
 
+@pytest.mark.once
 def test_a_lost_disk_is_restored_from_replicas_or_else_the_run_folder_serves(tmp_path):
     """Data-parallel processes hold replicas; fsdp ones hold halves."""
     replicas = config(tmp_path / "replicas", MeshConfig(data=2, fsdp=1), every=0)

@@ -205,6 +205,7 @@ def test_a_process_that_stops_answering_is_named_under_a_launcher_too(tmp_path):
             process.wait()
 
 
+@pytest.mark.once
 def test_a_slow_process_is_named(tmp_path):
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), steps=10)
     config = replace(config, checkpoint=replace(config.checkpoint, every=100))
@@ -219,6 +220,7 @@ def test_a_slow_process_is_named(tmp_path):
     assert last["typical_seconds"] < 0.2
 
 
+@pytest.mark.once
 def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
     evaluation = EvaluationConfig(every=4, batch_size=2, max_tokens=256)
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), evaluation=evaluation)
