@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import pytest
 from test_multiprocess import train_in_processes
 
 import runs
