@@ -315,6 +315,7 @@ def test_an_exchange_that_timed_out_is_blamed_on_a_silent_process(silent, gone, 
     members = [Member(process, 3, "host", 1, {}) for process in range(3)]
     link = Link(0, ProcessGroup(members, {1: pairs[0][0], 2: pairs[1][0]}))
     monkeypatch.setattr(link.heartbeat, "silent", lambda seconds: silent)
+    link._leaving.acquire()  # or the end of the test, which closes the connections, ended pytest
     monkeypatch.setattr(link, "_leaving", Mock())  # `_end` returns here
     nothing = Work(lambda: "at step 7", lambda: "", said.append, lambda: None)
     with pytest.raises(RuntimeError), link.during(nothing):
