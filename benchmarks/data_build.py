@@ -6,7 +6,8 @@ imports no JAX. Prints a line per measurement, then JSON.
 
 speed   MB of text per second, and per second of processor time: one store, as training prepares
         it, shards, and shards by datatrove; by 1 and 2 workers.
-memory  the largest resident memory of any process, for several sizes of text.
+memory  the largest resident memory, for several sizes of text: in all, and without the pages of
+        mapped files, which the system takes back when it needs them.
 kills   SIGKILL to all processes of a build at random moments until it completes; the store must
         equal that of an undisturbed build.
 """
@@ -83,13 +84,27 @@ def measure(folder: Path, text: Path, **options: Any) -> dict[str, Any]:
     """Runs a preparation to its end: its seconds, processor seconds and peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
-    _, status, usage = os.wait4(start(folder, text, **options).pid, 0)
+    process, anonymous = start(folder, text, **options), 0.0
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        anonymous = max(anonymous, anonymous_mb(process.pid))
+        time.sleep(0.05)
+    _, status, usage = ended
     seconds = time.perf_counter() - begin
     if status:
         raise RuntimeError(f"a preparation failed with status {status}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": usage.ru_maxrss / 1e3}
+    peaks = {"peak_mb": usage.ru_maxrss / 1e3, "peak_anonymous_mb": anonymous}
+    return {"seconds": seconds, "cpu_seconds": cpu, **peaks}
+
+
+def anonymous_mb(pid: int) -> float:
+    """MB of a process's resident memory that are not pages of files; 0 where that is unknown."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1e3
+    return 0.0
 
 
 def speed(root: Path, megabytes: int) -> dict[str, Any]:

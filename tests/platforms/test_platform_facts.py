@@ -67,3 +67,19 @@ def test_freed_memory_is_kept_on_a_cpu_alone(backend, tmp_path, monkeypatch):
     data = dataclasses.replace(config.data, cache_dir=str(tmp_path))
     processes.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))
     assert kept == [True] * (backend == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("backend", "count", "stored"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 2, True)]
+)
+def test_programs_are_stored_unless_several_processes_compile_for_cpus(
+    backend, count, stored, monkeypatch
+):
+    """Their keys differ there, and only process 0 would find its own."""
+    folders = []
+    monkeypatch.setattr(processes, "enable_compilation_cache", folders.append)
+    monkeypatch.setattr(processes, "all_devices", lambda: [SimpleNamespace(platform=backend)])
+    monkeypatch.setattr(processes.distributed, "join", lambda watchdog: None)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    processes.start_devices(dataclasses.replace(load_config_file("smoke"), cpu_devices=None))
+    assert bool(folders) == stored
