@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from llmjax.errors import UserError
 from llmjax.storage.bounded import read_bytes
 from llmjax.storage.cache_folders import unwritable_is_user_error, write_file
 from llmjax.storage.stores.path import Location, StorePath
-from llmjax.storage.writing import new_file_mode
+from llmjax.storage.writing import replacing
 
 
 def put_bytes(path: Location, data: bytes) -> None:
@@ -35,16 +34,8 @@ def put_file(path: Location, file: Path) -> None:
         return
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as target, file.open("rb") as source:
-                shutil.copyfileobj(source, target, 1 << 20)
-                target.flush()
-                os.fsync(target.fileno())
-            os.chmod(name, new_file_mode())
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with replacing(path) as target, file.open("rb") as source:
+            shutil.copyfileobj(source, target, 1 << 20)
 
 
 def get_bytes(path: Location, limit: int) -> bytes | None:
