@@ -231,9 +231,10 @@ def build_text(config: Config, progress: Progress, executor: Executor | None = N
     Raises:
       UserError: as `corpus.prepare` and `build_store`; or there is no `init_from` run.
     """
-    folder = Path(config.run_dir) / "tokenizer"
+    run = Run(Path(config.run_dir))
     if is_store(config.run_dir) and location(f"{config.run_dir}/config.json").is_file():
-        folder = Run.open(config.run_dir).tokenizer
+        run = Run.open(config.run_dir)
+    folder = run.tokenizer
     if config.init_from is not None and not folder.is_dir():
         folder = Run.open(config.init_from).tokenizer
     pieces = config.objective.control_pieces

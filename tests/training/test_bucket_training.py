@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from test_multiprocess import free_port
 
 import runs
 import tiny
@@ -48,12 +48,6 @@ def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(publisher, "PAUSES", (0.01,))
     runs.train_on(monkeypatch, 1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def in_bucket(config, server, name, **changes):

@@ -40,6 +40,10 @@ class Key(NamedTuple):
     process: int
 
 
+def _key(part: LocalPart) -> Key:
+    return Key(part.step, part.start, part.process)
+
+
 class LocalCheckpoints:
     """Saves and restores the shards of this process. All processes call each method."""
 
@@ -132,7 +136,7 @@ class LocalCheckpoints:
         self.wait()
         shards = Shards(abstract)
         own = {
-            Key(part.step, part.start, part.process): part
+            _key(part): part
             for part in local_files.parts(self._run)
             if part.document["fingerprint"] == shards.fingerprint and part.step > newer_than
         }
@@ -140,9 +144,7 @@ class LocalCheckpoints:
         newest = max((key for keys in held for key in keys), default=None)
         while (chosen := _choose(held, shards)) is not None:
             mine = [own[key] for key, reader in chosen.items() if reader == jax.process_index()]
-            damaged = _of_all(
-                Key(part.step, part.start, part.process) for part in mine if not part.is_intact()
-            )
+            damaged = _of_all(_key(part) for part in mine if not part.is_intact())
             if not any(damaged):
                 return _read(shards, chosen, mine)
             held = [keys - lost for keys, lost in zip(held, damaged, strict=True)]
