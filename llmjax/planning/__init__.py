@@ -1,1 +1,0 @@
-"""What a config needs and how fast it trains, before there is a device."""
