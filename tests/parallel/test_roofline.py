@@ -3,8 +3,8 @@
 import pytest
 
 from llmjax.parallel.chips import CHIPS
-from llmjax.parallel.hlo import Program
 from llmjax.parallel.cycles import estimated_cycles, splash_products
+from llmjax.parallel.hlo import Program
 from llmjax.parallel.roofline import StepTime, Transfer, attention_flops, cycle_seconds
 
 V5E = CHIPS["v5e"]
