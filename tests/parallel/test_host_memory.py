@@ -8,5 +8,5 @@ from llmjax.parallel.host_memory import check_host_memory
 
 
 def test_a_cpu_has_no_memory_to_offload_to():
-    with pytest.raises(UserError, match="compute.offload: cpu devices have no memory apart"):
+    with pytest.raises(UserError, match=r"compute.offload: cpu devices have no memory apart"):
         check_host_memory(Mesh(np.array(jax.devices()[:1]), ("data",)))
