@@ -77,6 +77,7 @@ OTHER_COMPUTE = {
     "attention": "blocked",
     "reduce_dtype": "bfloat16",
     "offload": ("input",),
+    "context_parallel": "gather",
 }
 COMPUTE_NEEDS = {"offload": {"remat": "full"}}
 WINDOW = {"window": 3}
@@ -127,8 +128,8 @@ def test_every_field_of_compute_changes_the_program(name, programs):
     """All but options of the compiler."""
     base = replace(COMPUTE, **COMPUTE_NEEDS.get(name, {}))
     changed = replace(base, **{name: OTHER_COMPUTE[name]})
-    over_devices = name == "reduce_dtype"
-    with jax.set_mesh(make_mesh(MESHES["data"])) if over_devices else nullcontext():
+    over_devices = {"reduce_dtype": "data", "context_parallel": "sequence"}.get(name)
+    with jax.set_mesh(make_mesh(MESHES[over_devices])) if over_devices else nullcontext():
         before = programs[""] if base == COMPUTE and not over_devices else program(BASE, base)
         assert program(BASE, changed) != before
         specs, changed_specs = (Model(BASE, c).abstract_params() for c in (base, changed))
