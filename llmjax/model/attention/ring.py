@@ -22,7 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model.attention import blocked, zigzag
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules
-from llmjax.model.layers import ATTENTION
+from llmjax.model.compute import ATTENTION
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
