@@ -27,6 +27,7 @@ LAYERS = (
     ("state",),
     ("step",),
     ("run",),
+    ("planning",),
     ("inference",),
     ("evaluation",),
     ("compression", "convert"),
