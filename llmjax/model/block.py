@@ -121,7 +121,8 @@ class Attention(nnx.Module):
         if cached:
             inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias)
             return self.out(attention.attend_cached(inputs, backend), sharding.stream())
-        k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
+        length = None if sharding.context == "gather" else sharding.length
+        k, v = (mesh.reshard(x, "batch", length, "kv_heads", "head_dim") for x in kv)
 
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, bias: jax.Array | None
@@ -204,7 +205,8 @@ class Block(nnx.Module):
             else:
                 assert context.encoded is not None
                 kv = self.cross_attention.keys_values(context.encoded, context)
-            return self.cross_attention.mix(q, kv, context.encoded_mask, sharding, cached=cached)
+            gathered = replace(sharding, context="gather")
+            return self.cross_attention.mix(q, kv, context.encoded_mask, gathered, cached=cached)
 
         y = self._residual(
             x, "attention", attend, sharding, keys[0], plain=not layer_type.attention_norm

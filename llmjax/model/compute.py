@@ -8,6 +8,8 @@ from llmjax.model.config import choice_problems
 from llmjax.parallel.compilation import option_problems
 
 AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "splash"]
+ContextMethod = Literal["gather", "ring", "all_to_all"]
+ContextParallel = Literal["auto", "gather", "ring", "all_to_all"]
 Dtype = Literal["float32", "bfloat16"]
 ReduceDtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "attention", "dots", "full"]
@@ -38,6 +40,11 @@ class ComputeConfig:
     attention: AttentionBackend = "auto"
     """auto: cuDNN flash on NVIDIA GPUs, splash on TPUs, else blocked (unrolled on CPUs) for long
     rows and the reference for short ones."""
+    context_parallel: ContextParallel = "auto"
+    """How attention sees the keys of other devices where the mesh splits rows along their length
+    (mesh.sequence). gather: all keys and values are gathered; ring: they pass from device to
+    device; all_to_all: devices exchange lengths for heads. auto: all_to_all where heads divide and
+    it sends no more than a ring, else ring."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing; attention scores; all but the results of weight
     products; everything. The output of fused attention is always kept."""

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model import products
-from llmjax.model.compute import Precision
+from llmjax.model.compute import ContextMethod, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.parallel import mesh
@@ -47,6 +47,10 @@ class ActivationSharding:
 
     length: str | None = "length"
     residual: str | None = "residual"
+    context: ContextMethod = "gather"
+    """How queries of self-attention meet the keys of other devices."""
+    zigzag: bool = False
+    """Whether rows are in the order of `attention.zigzag`."""
 
     def stream(self) -> Axes:
         """Axes of the residual stream, [B, L, D]."""
