@@ -27,7 +27,6 @@ LAYERS = (
     ("state",),
     ("step",),
     ("run",),
-    ("planning",),
     ("inference",),
     ("evaluation",),
     ("compression", "convert"),

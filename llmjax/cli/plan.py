@@ -8,17 +8,17 @@ from llmjax.cli.command import Call, Command, Output
 from llmjax.cli.terminal import spinner
 from llmjax.cli.train import ALIASES as TRAIN_ALIASES
 from llmjax.errors import UserError
-from llmjax.planning.advice import advice
-from llmjax.planning.compiled import require_compiler
-from llmjax.planning.compiling import with_compiled
-from llmjax.planning.page import as_data, page
-from llmjax.planning.plan import Plan, analytic_plan
-from llmjax.planning.search import Found, lines, ranked, search, table
-from llmjax.planning.topology import Topology, parse_topology, present_topology
 from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.advice import advice
+from llmjax.run.planning.compiled import require_compiler
+from llmjax.run.planning.compiling import with_compiled
+from llmjax.run.planning.page import as_data, page
+from llmjax.run.planning.plan import Plan, analytic_plan
+from llmjax.run.planning.search import Found, lines, ranked, search, table
+from llmjax.run.planning.topology import Topology, parse_topology, present_topology
 from llmjax.training.initialization import resolve_init_from
 
 COMPILED = 3

@@ -15,13 +15,13 @@ from llmjax.model.params import param_specs
 from llmjax.optimizers.trainable import TrainHeads
 from llmjax.parallel.mesh import LOGICAL_TO_MESH, mesh_sizes
 from llmjax.parallel.roofline import StepTime
-from llmjax.planning.compiled import Compiled
-from llmjax.planning.memory import RESERVE, Memory, Shares, analytic_memory, with_copies
-from llmjax.planning.parameters import Kind, parameters_by_kind, state_bytes
-from llmjax.planning.step_time import Work, analytic_time
-from llmjax.planning.topology import Topology
-from llmjax.planning.traced import abstract_mesh, traced
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.compiled import Compiled
+from llmjax.run.planning.memory import RESERVE, Memory, Shares, analytic_memory, with_copies
+from llmjax.run.planning.parameters import Kind, parameters_by_kind, state_bytes
+from llmjax.run.planning.step_time import Work, analytic_time
+from llmjax.run.planning.topology import Topology
+from llmjax.run.planning.traced import abstract_mesh, traced
 
 ROWS = LOGICAL_TO_MESH["batch"]
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]

@@ -6,10 +6,10 @@ from typing import Any
 
 from llmjax.errors import UserError
 from llmjax.parallel.chips import GIB
-from llmjax.planning.advice import Candidate, candidates
-from llmjax.planning.plan import Plan, analytic_plan
-from llmjax.planning.topology import Topology
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.advice import Candidate, candidates
+from llmjax.run.planning.plan import Plan, analytic_plan
+from llmjax.run.planning.topology import Topology
 
 SHOWN = 10
 """The best settings that are shown."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from llmjax.parallel.chips import GIB
 from llmjax.parallel.roofline import StepTime
-from llmjax.planning.plan import Plan
+from llmjax.run.planning.plan import Plan
 from llmjax.run.telemetry.display import short_count, si
 
 MEMORY_NAMES = {

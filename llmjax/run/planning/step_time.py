@@ -14,9 +14,9 @@ from llmjax.parallel.roofline import (
     attention_seconds,
     product_seconds,
 )
-from llmjax.planning.parameters import StateBytes
-from llmjax.planning.topology import Topology
-from llmjax.planning.traced import Traced
+from llmjax.run.planning.parameters import StateBytes
+from llmjax.run.planning.topology import Topology
+from llmjax.run.planning.traced import Traced
 
 PASSES = 80
 """Times that a layer's forward and backward pass read or write an array as large as the residual

@@ -1,6 +1,6 @@
 """Compiles a training step, as a process of its own (see `planning.compiled`).
 
-Usage: python -m llmjax.planning.child REQUEST.json RESULT.json
+Usage: python -m llmjax.run.planning.child REQUEST.json RESULT.json
 """
 
 import json
@@ -21,10 +21,10 @@ from llmjax.parallel.compilation import compiler_options
 from llmjax.parallel.cycles import estimated_cycles, splash_products
 from llmjax.parallel.hlo import Program
 from llmjax.parallel.mesh import make_mesh
-from llmjax.planning.gpu_targets import target_config
-from llmjax.planning.program import lowered_step
-from llmjax.planning.topology import Topology, parse_topology
 from llmjax.run.config.storage import from_json
+from llmjax.run.planning.gpu_targets import target_config
+from llmjax.run.planning.program import lowered_step
+from llmjax.run.planning.topology import Topology, parse_topology
 from llmjax.storage.json_documents import parse_json
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields, replace
 
 from llmjax.losses.fused import CHUNK_BYTES, CHUNK_TOKENS
 from llmjax.model.config import ModelConfig
-from llmjax.planning.parameters import StateBytes
-from llmjax.planning.traced import Traced
+from llmjax.run.planning.parameters import StateBytes
+from llmjax.run.planning.traced import Traced
 
 CODE = 0.15e9
 """Bytes of a compiled step on an accelerator."""

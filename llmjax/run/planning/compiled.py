@@ -25,9 +25,9 @@ from llmjax.parallel.roofline import (
     attention_seconds,
     cycle_seconds,
 )
-from llmjax.planning.topology import Topology
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
+from llmjax.run.planning.topology import Topology
 from llmjax.storage.json_documents import parse_json
 
 TIMEOUT = 1800
@@ -133,7 +133,7 @@ def _in_process(config: Config, topology: Topology, vocabulary: int) -> dict[str
         devices = {"name": topology.name, "slices": topology.slices, "devices": topology.devices}
         fields = {"config": to_json(config), "vocabulary": vocabulary, **devices}
         request.write_text(json.dumps(fields), encoding="utf-8")
-        command = [sys.executable, "-m", "llmjax.planning.child", str(request), str(result)]
+        command = [sys.executable, "-m", "llmjax.run.planning.child", str(request), str(result)]
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=TIMEOUT

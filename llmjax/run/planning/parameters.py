@@ -20,8 +20,8 @@ from llmjax.optimizers.trainable import (
     lr_multipliers,
     trainable_mask,
 )
-from llmjax.planning.traced import abstract_mesh, device_bytes, sharded_params
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.traced import abstract_mesh, device_bytes, sharded_params
 from llmjax.state import Tree, split
 
 

@@ -8,9 +8,9 @@ from typing import get_args
 from llmjax.errors import UserError
 from llmjax.model.compute import Remat
 from llmjax.parallel.mesh import LOGICAL_TO_MESH, MeshConfig
-from llmjax.planning.plan import Plan, analytic_plan
-from llmjax.planning.topology import Topology
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.plan import Plan, analytic_plan
+from llmjax.run.planning.topology import Topology
 
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]

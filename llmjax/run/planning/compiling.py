@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from llmjax.planning.compiled import compile_plan
-from llmjax.planning.plan import Plan
-from llmjax.planning.step_time import BACKWARD, FORWARD, step_attention_flops
+from llmjax.run.planning.compiled import compile_plan
+from llmjax.run.planning.plan import Plan
+from llmjax.run.planning.step_time import BACKWARD, FORWARD, step_attention_flops
 
 
 def with_compiled(plan: Plan) -> Plan:
