@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from llmjax.losses.fused import CHUNK_BYTES, CHUNK_TOKENS
 from llmjax.model.config import ModelConfig
 from llmjax.run.planning.parameters import StateBytes
-from llmjax.run.planning.traced import Traced
 
 CODE = 0.15e9
 """Bytes of a compiled step on an accelerator."""
@@ -63,8 +62,8 @@ class Shares:
 def analytic_memory(
     model: ModelConfig,
     state: StateBytes,
-    kept: Traced,
-    whole: Traced,
+    kept: float,
+    whole: float,
     shares: Shares,
     *,
     rows: float,
@@ -78,8 +77,8 @@ def analytic_memory(
     Args:
       model: a resolved config.
       state: bytes of the train state.
-      kept: the trace of a row.
-      whole: the trace of a row of which nothing is recomputed.
+      kept: bytes that a row keeps for the backward pass.
+      whole: the same if nothing is recomputed.
       shares: how the model is split.
       rows: of a microbatch, on this device.
       length: tokens of a row.
@@ -90,7 +89,7 @@ def analytic_memory(
     layers = model.num_encoder_layers + model.num_decoder_layers
     gathered = shares.weights > 1
     blocks = state.parameters / 4 * shares.weights / layers * width
-    layer = WORKING * rows * whole.kept / layers + (2 * blocks if gathered else 0.0)
+    layer = WORKING * rows * whole / layers + (2 * blocks if gathered else 0.0)
     vocabulary = -(-model.vocab_size // shares.heads)
     tokens = rows * length / shares.length
     chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_BYTES // (4 * vocabulary)))
@@ -101,7 +100,7 @@ def analytic_memory(
         parameters=state.parameters,
         gradients=state.trained * passes,
         optimizer=state.optimizer,
-        activations=rows * kept.kept,
+        activations=rows * kept,
         layer=layer,
         loss=loss,
         code=0.0 if on_cpu else CODE,

@@ -21,7 +21,7 @@ from llmjax.run.planning.memory import RESERVE, Memory, Shares, analytic_memory,
 from llmjax.run.planning.parameters import Kind, parameters_by_kind, state_bytes
 from llmjax.run.planning.step_time import Work, analytic_time
 from llmjax.run.planning.topology import Topology
-from llmjax.run.planning.traced import abstract_mesh, traced
+from llmjax.run.planning.traced import Row, abstract_mesh, kept_bytes, product_flops
 
 ROWS = LOGICAL_TO_MESH["batch"]
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]
@@ -150,30 +150,29 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
     check_divides(config, model, sizes, stage)
     state = state_bytes(config, model, sizes)
-    inner = sizes | dict.fromkeys(ROWS, 1)
-    names = tuple(inner.items())
-    compute = config.compute
-    kept = traced(model, compute, stage.length, names, topology.platform)
-    plain = replace(compute, remat="none")
-    whole = traced(model, plain, stage.length, names, topology.platform)
+    names = tuple((sizes | dict.fromkeys(ROWS, 1)).items())
+    compute, on_cpu = config.compute, topology.platform == "cpu"
+    row = Row(model, compute, stage.length, names, on_cpu)
+    whole = replace(row, compute=replace(compute, remat="none"))
     accumulate = config.optimizer.accumulate
     parts = accumulate * sizes[ROWS[0]] * sizes[ROWS[1]]
     rows = stage.batch_size / parts
     memory = analytic_memory(
         model,
         state,
-        kept,
-        whole,
+        kept_bytes(row),
+        kept_bytes(whole),
         Shares(sizes[WEIGHTS], sizes[HEADS], sizes[LENGTH]),
         rows=rows,
         length=stage.length,
         accumulate=accumulate,
         width=2 if compute.dtype == "bfloat16" else 4,
-        on_cpu=topology.platform == "cpu",
+        on_cpu=on_cpu,
     )
     if config.replay.every:
         memory = with_copies(memory, 1)
-    work = Work(model, compute, state, kept, sizes, rows, stage.length, accumulate)
+    flops = 0.0 if topology.chip is None else product_flops(row)
+    work = Work(model, compute, state, flops, sizes, rows, stage.length, accumulate)
     time = None if topology.chip is None else analytic_time(work, topology)
     parameters = parameters_by_kind(model, compute)
     return Plan(

@@ -16,7 +16,6 @@ from llmjax.parallel.roofline import (
 )
 from llmjax.run.planning.parameters import StateBytes
 from llmjax.run.planning.topology import Topology
-from llmjax.run.planning.traced import Traced
 
 PASSES = 80
 """Times that a layer's forward and backward pass read or write an array as large as the residual
@@ -39,7 +38,8 @@ class Work:
     model: ModelConfig
     compute: ComputeConfig
     state: StateBytes
-    traced: Traced
+    row_flops: float
+    """Of the products of a row; see `traced.product_flops`."""
     sizes: Mapping[str, int]
     """Mesh axis -> devices."""
     rows: float
@@ -69,7 +69,7 @@ def analytic_time(work: Work, topology: Topology) -> StepTime:
     chip = topology.chip
     assert chip is not None
     sharing = work.sizes[HEADS] * work.sizes[LENGTH]
-    products = work.accumulate * work.rows * work.traced.product_flops / sharing
+    products = work.accumulate * work.rows * work.row_flops / sharing
     layers = work.model.num_encoder_layers + work.model.num_decoder_layers
     stream = work.tokens * work.model.d_model * work.width * layers
     moved = work.accumulate * PASSES * stream

@@ -25,14 +25,29 @@ from llmjax.parallel.mesh import logical_spec
 
 
 @dataclass(frozen=True)
-class Traced:
-    """Of one row, on one of the devices that share it."""
+class Row:
+    """A row to trace, and the devices that share it."""
 
-    kept: float
-    """Bytes that the forward pass keeps for the backward pass, without parameters."""
-    product_flops: float
-    """FLOPs of matrix products forward and backward, with what is recomputed, of all devices that
-    share the row; without attention in fused kernels or loops over blocks."""
+    config: ModelConfig
+    """Resolved."""
+    compute: ComputeConfig
+    length: int
+    sizes: tuple[tuple[str, int], ...]
+    """(mesh axis, devices), of which those that split rows are 1."""
+    on_cpu: bool
+
+    @property
+    def model(self) -> Model:
+        """The model as it is traced: an accelerator's own attention kernels keep the same arrays as
+        attention in blocks, and some can only be traced where there is one."""
+        if self.on_cpu:
+            return Model(self.config, self.compute)
+        return Model(self.config, replace(self.compute, attention="blocked"))
+
+    @property
+    def mesh(self) -> AbstractMesh:
+        """Without devices."""
+        return abstract_mesh(dict(self.sizes), "cpu" if self.on_cpu else "tpu")
 
 
 def abstract_mesh(sizes: Mapping[str, int], platform: str) -> AbstractMesh:
@@ -43,41 +58,33 @@ def abstract_mesh(sizes: Mapping[str, int], platform: str) -> AbstractMesh:
 
 
 @cache
-def traced(
-    config: ModelConfig,
-    compute: ComputeConfig,
-    length: int,
-    sizes: tuple[tuple[str, int], ...],
-    platform: str,
-) -> Traced:
-    """Traces the loss of one row.
+def kept_bytes(row: Row) -> float:
+    """Bytes that the forward pass of a row keeps for the backward pass, without parameters, on one
+    device."""
+    model = row.model
 
-    Args:
-      config: a resolved config.
-      compute: how it is computed.
-      length: tokens of the row.
-      sizes: (mesh axis, devices), of which those that split rows are 1.
-      platform: "cpu", "gpu" or "tpu".
-    """
-    if platform != "cpu":  # its own kernels keep the same arrays, and some need it to be traced
-        compute = replace(compute, attention="blocked")
-    model = Model(config, compute)
-    mesh = abstract_mesh(dict(sizes), platform)
+    def backward(params: Any, batch: Any) -> Any:
+        return jax.vjp(lambda params: token_loss(model, params, batch).objective, params)[1]
+
+    with jax.sharding.use_abstract_mesh(row.mesh):
+        params = sharded_params(row.config, row.compute, row.mesh)
+        kept = jax.tree.leaves(jax.eval_shape(backward, params, one_row(row)))
+    shapes = _shapes_of(params)
+    return sum(device_bytes(leaf) for leaf in kept if (leaf.dtype, leaf.shape) not in shapes)
+
+
+@cache
+def product_flops(row: Row) -> float:
+    """FLOPs of the matrix products of a row, forward and backward, with what is recomputed, of all
+    devices that share it; without attention in fused kernels or in loops over blocks."""
+    model = row.model
 
     def loss(params: Any, batch: Any) -> jax.Array:
         return token_loss(model, params, batch).objective
 
-    def backward(params: Any, batch: Any) -> Any:
-        return jax.vjp(lambda params: loss(params, batch), params)[1]
-
-    with jax.sharding.use_abstract_mesh(mesh):
-        params = sharded_params(config, compute, mesh)
-        batch = one_row(config, length, mesh)
-        kept = jax.tree.leaves(jax.eval_shape(backward, params, batch))
-        program = jax.make_jaxpr(jax.grad(loss))(params, batch)
-    shapes = _shapes_of(params)
-    residuals = [leaf for leaf in kept if (leaf.dtype, leaf.shape) not in shapes]
-    return Traced(sum(map(device_bytes, residuals)), product_flops(program))
+    with jax.sharding.use_abstract_mesh(row.mesh):
+        params = sharded_params(row.config, row.compute, row.mesh)
+        return flops_of(jax.make_jaxpr(jax.grad(loss))(params, one_row(row)))
 
 
 def sharded_params(config: ModelConfig, compute: ComputeConfig, mesh: AbstractMesh) -> Any:
@@ -89,15 +96,15 @@ def sharded_params(config: ModelConfig, compute: ComputeConfig, mesh: AbstractMe
     return param_specs(config, compute).tree(sharded)
 
 
-def one_row(config: ModelConfig, length: int, mesh: AbstractMesh) -> dict[str, Any]:
+def one_row(row: Row) -> dict[str, Any]:
     """The batch of a packed row; an encoder-decoder reads as many tokens as it predicts."""
-    sharding = NamedSharding(mesh, logical_spec("batch", "length", mesh=mesh))
+    sharding = NamedSharding(row.mesh, logical_spec("batch", "length", mesh=row.mesh))
     names = ["inputs", "targets", "positions", "segments"]
-    if config.is_encoder_decoder:
+    if row.config.is_encoder_decoder:
         names += ["encoder_tokens", "encoder_positions", "encoder_segments"]
     integers = dict.fromkeys(names, jnp.int32)
     return {
-        name: jax.ShapeDtypeStruct((1, length), dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct((1, row.length), dtype, sharding=sharding)
         for name, dtype in (integers | {"weights": jnp.float32}).items()
     }
 
@@ -118,7 +125,7 @@ def _shapes_of(params: Any) -> set[tuple[Any, tuple[int, ...]]]:
     return {(jnp.dtype(jnp.float32), shape) for shape in shapes if shape}
 
 
-def product_flops(program: ClosedJaxpr) -> float:
+def flops_of(program: ClosedJaxpr) -> float:
     """FLOPs of all matrix products of a program; those in loops of unknown length count 0."""
     return _flops(program.jaxpr)
 
