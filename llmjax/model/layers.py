@@ -16,12 +16,6 @@ from llmjax.model.lora import LoraConfig, Target
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
-PRODUCT = "product"
-"""Checkpoint name of the results of weight products, for remat policies."""
-
-ATTENTION = "attention"
-"""Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
-
 Aux = dict[str, tuple[jax.Array, jax.Array]]
 """Sums that layers add to the loss, such as a router's: name -> (sum, weight), float32 []."""
 
@@ -102,7 +96,10 @@ class Dense(nnx.Module):
         rngs: nnx.Rngs,
         outer: int = 1,
         lora: LoraConfig | None = None,
+        name: str | None = None,
     ):
+        """`name` is the checkpoint name of the result, for remat policies."""
+        self.name = name
         self.kernel = normal(rngs, shape, axes, std)
         self.axes, self.precision, self.lora = axes, precision, lora
         # One bias per output, split like the output: never over "embed".
@@ -126,7 +123,7 @@ class Dense(nnx.Module):
         )
         if self.lora is not None:
             y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
-        return checkpoint_name(y, PRODUCT)
+        return y if self.name is None else checkpoint_name(y, self.name)
 
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
         """x A B; the intermediate result is split over rows only."""

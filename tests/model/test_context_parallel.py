@@ -10,7 +10,7 @@ import pytest
 from shapes import LLAMA, assert_close, batch, make, placed
 
 from llmjax.losses.token_loss import token_loss
-from llmjax.model.attention import all_to_all, attention, ring, zigzag
+from llmjax.model.attention import all_to_all, attention, blocked, chunk_kernel, ring, zigzag
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.layers import TRAIN, ActivationSharding
@@ -127,3 +127,31 @@ def test_a_train_step():
     assert {"collective-permute"} <= {x.kind for x in over_length}
     keys = 4 * 8 * 4 * 4  # bytes of a device's 4 rows, 8 tokens long, with a head of 4 float32
     assert all(x.nbytes < keys for x in over_length if x.kind == "all-gather")
+
+
+@pytest.mark.parametrize(
+    ("mask", "softcap"), [(Mask(), None), (Mask(causal=False, window=150), 1.5)]
+)
+def test_chunk_kernels(mask, softcap):
+    """The Pallas kernels, interpreted, are the blocks: values and gradients, packed documents,
+    queries that see nothing, and keys of other chunks in the log-sum-exp."""
+    size, rules = 256, AttentionInputs(None, None, None, mask, TRAIN, softcap).rules(128)
+    draw = np.random.default_rng(0)
+    q, k, v, dout = (
+        jnp.asarray(draw.standard_normal((1, size, heads, 8)), jnp.float32)
+        for heads in (4, 2, 2, 4)
+    )
+    segments = jnp.asarray(np.repeat([[1, 1, 2, 2, 2, 3, 3, 0]], size // 8, axis=1), jnp.int32)
+    keys = segments.at[:, :100].set(1)
+    for distance in (0, 128):
+        where = jnp.int32(distance)
+        arrays = blocked.MaskArrays(where + jnp.arange(size)[None], segments, keys)
+        expected = blocked.local_forward(q, k, v, arrays, rules)
+        results = chunk_kernel.forward(q, k, v, where, (segments, keys), rules)
+        real = expected[1] > -1e30
+        assert_close(results[0], expected[0], 1e-5)
+        assert_close(jnp.where(real, results[1], 0), jnp.where(real, expected[1], 0), 1e-5)
+        saved = (expected[1] + 0.5, blocked.delta(expected[0], dout))
+        gradients = blocked.local_backward(q, k, v, arrays, saved, dout, rules, jnp.float32)
+        found = chunk_kernel.backward(q, k, v, where, (segments, keys), saved, dout, rules)
+        assert_close(found, gradients, 1e-5)

@@ -7,13 +7,14 @@ merged by their log-sum-exp. The backward pass sends keys and values around agai
 gradients with them, float32 sums that every device adds to and that arrive where they belong; the
 forward pass saves the output and its log-sum-exp only.
 
-A device holds its part of a row as one contiguous chunk, or as two in the order of `zigzag`, which
-balances the work of causal rows. Pairs of chunks of which causality or the window hides all are
-skipped. Documents are packed as anywhere: their segments travel with the keys.
+A device holds a contiguous part of a row, or two in the order of `zigzag`, which balances the work
+of causal rows. They are cut into chunks that a kernel takes, and pairs of chunks of which causality
+or the window hides all are skipped. Documents are packed as anywhere: their segments travel with
+the keys.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,26 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model.attention import blocked, zigzag
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules
-from llmjax.model.layers import ATTENTION
+from llmjax.model.compute import ATTENTION
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
+Kernel = Literal["blocked", "pallas"]
 LENGTH = "length"
+LANES = 128
+"""Chunks of the Pallas kernels are multiples of this."""
+LONGEST = 8192
+"""Most tokens of theirs: the gradients of a head's queries are kept in VMEM."""
 KEYS: Axes = ("batch", LENGTH, "kv_heads", "head_dim")
 ROWS: Axes = ("batch", LENGTH)
 LSE: Axes = ("batch", "heads", LENGTH)
+
+
+class Config(NamedTuple):
+    """Static parameters."""
+
+    rules: BlockRules
+    kernel: Kernel
 
 
 class Queries(NamedTuple):
@@ -51,10 +64,25 @@ class Keys(NamedTuple):
     """[chunks, B, C]."""
 
 
-def ring(inputs: AttentionInputs) -> jax.Array:
-    """As `attention.reference`, for self-attention with keys and values split as the queries."""
-    q, k, v, mask = inputs[:4]
-    return _ring(q, k, v, mask.query_segments, mask.key_segments, inputs.rules(blocked.LONG))
+def ring(inputs: AttentionInputs, kernel: Kernel | None = None) -> jax.Array:
+    """As `attention.reference`, for self-attention with keys and values split as the queries.
+
+    Args:
+      inputs: queries, keys, values and mask.
+      kernel: attends to a chunk; None: Pallas kernels on TPUs where they support the chunks, else
+        blocks.
+    """
+    q, k, v, mask, sharding = inputs[:5]
+    query_segments, key_segments = mask.query_segments, mask.key_segments
+    if key_segments is not None and query_segments is None:  # all keys but padding are visible
+        query_segments = jnp.ones_like(key_segments)
+        key_segments = (key_segments != 0).astype(jnp.int32)
+    if kernel is None:
+        part = q.shape[1] // mesh.parts(LENGTH) // (2 if sharding.zigzag else 1)
+        pallas = mesh.platform() == "tpu" and part % LANES == 0
+        kernel = "pallas" if pallas else "blocked"
+    config = Config(inputs.rules(blocked.LONG), kernel)
+    return _ring(q, k, v, query_segments, key_segments, config)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -64,9 +92,9 @@ def _ring(
     v: jax.Array,
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
-    rules: BlockRules,
+    config: Config,
 ) -> jax.Array:
-    return _forward(q, k, v, query_segments, key_segments, rules)[0]
+    return _forward(q, k, v, query_segments, key_segments, config)[0]
 
 
 def _forward(
@@ -75,19 +103,19 @@ def _forward(
     v: jax.Array,
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
-    rules: BlockRules,
+    config: Config,
 ) -> tuple[jax.Array, tuple]:
-    heads = rules.sharding.heads()
+    heads = config.rules.sharding.heads()
     axes, saved = (heads, KEYS, KEYS, ROWS, ROWS), (q, k, v, query_segments, key_segments)
-    run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, LSE))
+    run = mesh.per_device(partial(_local_forward, config=config), axes, (heads, LSE))
     out, lse = (checkpoint_name(x, ATTENTION) for x in run(*saved))
     return out, (*saved, out, lse)
 
 
-def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
-    heads = rules.sharding.heads()
+def _backward(config: Config, saved: tuple, dout: jax.Array) -> tuple:
+    heads = config.rules.sharding.heads()
     axes = (heads, KEYS, KEYS, ROWS, ROWS, heads, LSE, heads)
-    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, KEYS, KEYS))
+    run = mesh.per_device(partial(_local_backward, config=config), axes, (heads, KEYS, KEYS))
     return *run(*saved, dout), None, None
 
 
@@ -99,35 +127,38 @@ class Around(NamedTuple):
 
     devices: int
     device: jax.Array | int
+    part: int
+    """Tokens of a contiguous part of the row."""
     size: int
-    """C, tokens of a chunk."""
-    rules: BlockRules
+    """C, tokens of a chunk, which divides the part."""
+    config: Config
 
     @property
     def pairs(self) -> jax.Array:
         """[pairs, 2] int32: chunks of queries and of keys of which any may be visible."""
-        if not self.rules.sharding.zigzag:
-            return jnp.array([[0, 0]])
-        # The other one, keys of a second half for queries of a first half, is never visible.
-        return jnp.array([[0, 0], [1, 0], [1, 1]])
+        count, zigzag_ = self.part // self.size, self.config.rules.sharding.zigzag
+        chunks = range(count * (2 if zigzag_ else 1))
+        pairs = [(i, j) for i in chunks for j in chunks]
+        if zigzag_:  # a query of a first half sees no key of a second half
+            pairs = [(i, j) for i, j in pairs if not i < count <= j]
+        return jnp.array(pairs, jnp.int32)
 
     def starts(self, device: jax.Array | int) -> jax.Array:
         """[chunks] int32: where a device's chunks start in the row."""
-        if self.rules.sharding.zigzag:
-            return zigzag.chunk_starts(device, self.devices, self.size)
-        return jnp.asarray(device)[None] * self.size
-
-    def source(self, step: jax.Array | int) -> jax.Array | int:
-        """The device whose keys are here at a step."""
-        return (self.device - step) % self.devices
+        starts = jnp.asarray(device)[None] * self.part
+        if self.config.rules.sharding.zigzag:
+            starts = zigzag.chunk_starts(device, self.devices, self.part)
+        return (starts[:, None] + jnp.arange(0, self.part, self.size)).reshape(-1)
 
     def distance(self, pair: jax.Array, step: jax.Array | int) -> jax.Array:
-        """int32 []: from the first key of a pair of chunks to its first query."""
-        return self.starts(self.device)[pair[0]] - self.starts(self.source(step))[pair[1]]
+        """int32 []: the index of the first query of a pair less that of its first key, where the
+        keys have made a number of steps."""
+        source = (self.device - step) % self.devices
+        return self.starts(self.device)[pair[0]] - self.starts(source)[pair[1]]
 
     def any_visible(self, distance: jax.Array) -> jax.Array:
         """Whether any query sees any key of a pair, as far as causality and the window say."""
-        rules, seen = self.rules, jnp.bool(True)
+        rules, seen = self.config.rules, jnp.bool_(True)
         if rules.causal:
             seen &= distance > -self.size
         if rules.window is not None:
@@ -139,6 +170,37 @@ class Around(NamedTuple):
         index = jnp.broadcast_to(distance + jnp.arange(self.size), queries.q.shape[:2])
         return blocked.MaskArrays(index, queries.segments, keys.segments)
 
+    def attend(self, queries: Queries, keys: Keys, distance: jax.Array) -> tuple:
+        """Output [B, C, H, K] and log-sum-exp [B, H, C] of a pair, float32."""
+        rules = self.config.rules
+        if self.config.kernel == "pallas":
+            from llmjax.model.attention import chunk_kernel
+
+            q, k, v, segments = queries.q, keys.k, keys.v, _segments(queries, keys)
+            return chunk_kernel.forward(q, k, v, distance, segments, rules)
+        mask = self.mask(queries, keys, distance)
+        return blocked.local_forward(queries.q, keys.k, keys.v, mask, rules, jnp.float32)
+
+    def gradients(
+        self,
+        queries: Queries,
+        keys: Keys,
+        distance: jax.Array,
+        saved: tuple[jax.Array, jax.Array],
+        dout: jax.Array,
+    ) -> tuple:
+        """Gradients by the queries, keys and values of a pair, float32."""
+        rules = self.config.rules
+        if self.config.kernel == "pallas":
+            from llmjax.model.attention import chunk_kernel
+
+            q, k, v, segments = queries.q, keys.k, keys.v, _segments(queries, keys)
+            return chunk_kernel.backward(q, k, v, distance, segments, saved, dout, rules)
+        mask = self.mask(queries, keys, distance)
+        return blocked.local_backward(
+            queries.q, keys.k, keys.v, mask, saved, dout, rules, jnp.float32
+        )
+
 
 def _local_forward(
     q: jax.Array,
@@ -147,9 +209,9 @@ def _local_forward(
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
     *,
-    rules: BlockRules,
+    config: Config,
 ) -> tuple[jax.Array, jax.Array]:
-    around = _around(q, rules)
+    around = _around(q, config)
     queries = Queries(*_chunks(around, q, query_segments))
     keys = Keys(*_chunks(around, k, v, key_segments))
     chunks, b, size, heads, _ = queries.q.shape
@@ -160,9 +222,7 @@ def _local_forward(
 
             def visible() -> tuple:
                 at, to = _take(queries, i), _take(keys, pair[1])
-                mask = around.mask(at, to, distance)
-                part = blocked.local_forward(at.q, to.k, to.v, mask, rules, jnp.float32)
-                merged = merge(_take(sums, i), part)
+                merged = merge(_take(sums, i), around.attend(at, to, distance))
                 return jax.tree.map(lambda all_, x: all_.at[i].set(x), sums, merged)
 
             return jax.lax.cond(around.any_visible(distance), visible, lambda: sums), None
@@ -191,9 +251,9 @@ def _local_backward(
     lse: jax.Array,
     dout: jax.Array,
     *,
-    rules: BlockRules,
+    config: Config,
 ) -> tuple[jax.Array, ...]:
-    around = _around(q, rules)
+    around = _around(q, config)
     queries = Queries(*_chunks(around, q, query_segments))
     keys = Keys(*_chunks(around, k, v, key_segments))
     (douts,) = _chunks(around, dout)
@@ -207,10 +267,8 @@ def _local_backward(
 
             def visible() -> tuple:
                 at, to = _take(queries, i), _take(keys, j)
-                mask, saved = around.mask(at, to, distance), (lses[i], deltas[i])
-                parts = blocked.local_backward(
-                    at.q, to.k, to.v, mask, saved, douts[i], rules, jnp.float32
-                )
+                saved = (lses[i], deltas[i])
+                parts = around.gradients(at, to, distance, saved, douts[i])
                 return tuple(s.at[n].add(x) for s, n, x in zip(sums, (i, j, j), parts, strict=True))
 
             return jax.lax.cond(around.any_visible(distance), visible, lambda: sums), None
@@ -247,9 +305,17 @@ def merge(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tup
     return sum(x[0] * weight for x, weight in zip((a, b), weights, strict=True)), lse
 
 
-def _around(q: jax.Array, rules: BlockRules) -> Around:
-    size = q.shape[1] // (2 if rules.sharding.zigzag else 1)
-    return Around(mesh.parts(LENGTH), mesh.part_index(LENGTH), size, rules)
+def _around(q: jax.Array, config: Config) -> Around:
+    part = size = q.shape[1] // (2 if config.rules.sharding.zigzag else 1)
+    if config.kernel == "pallas":
+        size = next(n for n in range(LONGEST, 0, -LANES) if part % n == 0)
+    return Around(mesh.parts(LENGTH), mesh.part_index(LENGTH), part, size, config)
+
+
+def _segments(queries: Queries, keys: Keys) -> tuple[jax.Array, jax.Array] | None:
+    if queries.segments is None or keys.segments is None:
+        return None
+    return queries.segments, keys.segments
 
 
 def _chunks(around: Around, *arrays: jax.Array | None, axis: int = 1) -> list:

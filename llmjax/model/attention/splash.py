@@ -9,7 +9,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from llmjax.model.attention.mask import AttentionInputs, Mask
-from llmjax.model.layers import ATTENTION, ActivationSharding
+from llmjax.model.compute import ATTENTION
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
