@@ -160,7 +160,7 @@ def speed(root: Path, megabytes: int, executors: list[str]) -> dict[str, Any]:
     measure(trained, text, bytes=False)
     for name, options in ways.items():
         for workers in (1, 2):
-            cache = root / f"{name}-{workers}"
+            cache = root / f"{len(results)}"  # SLURM takes no path with spaces
             cache.mkdir()
             (cache / "tokenizers").symlink_to(trained / "tokenizers")
             found = measure(cache, text, bytes=False, workers=workers, **options)
