@@ -25,7 +25,7 @@ class Candidate:
     """A setting that a search tries."""
 
     mesh: MeshConfig
-    remat: Remat
+    remat: str
     accumulate: int
 
     def applied(self, config: Config) -> Config:
@@ -79,7 +79,7 @@ def nearest(config: Config, topology: Topology) -> Candidate | None:
     return None
 
 
-def _remats(remat: Remat) -> tuple[Remat, ...]:
+def _remats(remat: str) -> tuple[str, ...]:
     return (remat,) if remat == "full" else (remat, "full")
 
 
