@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llmjax.model import products
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
+from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -68,10 +69,16 @@ TRAIN = ActivationSharding()
 DECODE = ActivationSharding(None, None)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, std: float) -> nnx.Param:
-    """Creates a float32 parameter from N(0, std^2), with its sharding."""
+def normal(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: Axes,
+    std: float,
+    inner: tuple[int, ...] | None = None,
+) -> nnx.Param:
+    """Creates a float32 parameter from N(0, std^2), with its sharding; `inner` as of ParamSpec."""
     draw = jax.random.normal(rngs.params(), shape, out_sharding=mesh.out_sharding(*axes))
-    return nnx.Param(std * draw, axes=axes)
+    return nnx.Param(std * draw, axes=axes, inner=inner)
 
 
 def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
@@ -98,7 +105,7 @@ class Dense(nnx.Module):
         outer: int = 1,
         lora: LoraConfig | None = None,
     ):
-        self.kernel = normal(rngs, shape, axes, std)
+        self.kernel = normal(rngs, shape, axes, std, tuple(range(-len(shape), -outer)))
         self.axes, self.dtype, self.lora = axes, dtype, lora
         # One bias per output, split like the output: never over "embed".
         outer_axes = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
@@ -116,7 +123,7 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array, out: Axes) -> jax.Array:
         """[B, L, *inner] -> [B, L, *outer] with logical axes `out`, in the compute dtype."""
         bias = self.bias[...] if self.has_bias else None
-        y = products.dense(x, self.kernel[...], bias, axes=self.axes, out=out, dtype=self.dtype)
+        y = products.dense(x, self.kernel.get_value(), bias, axes=self.axes, out=out, dtype=self.dtype)
         if self.lora is not None:
             y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
         return checkpoint_name(y, PRODUCT)
@@ -189,22 +196,29 @@ class Table(nnx.Module):
     def __init__(
         self, size: int, width: int, axes: Axes, *, std: float, dtype: str, rngs: nnx.Rngs
     ):
-        self.rows = normal(rngs, (size, width), axes, std)
+        self.rows = normal(rngs, (size, width), axes, std, (-1,) if axes[0] == "vocab" else None)
         self.axes, self.dtype = axes, dtype
 
     def __call__(self, index: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L] int32 -> [B, L, width] in the compute dtype, split like the residual stream."""
-        return _look_up(self.rows[...], index, self.axes, sharding, self.dtype)
+        return _look_up(self.rows.get_value(), index, self.axes, sharding, self.dtype)
 
 
 # The custom derivative sums in float32 whatever the compute dtype, and each device adds up only its
 # own rows of the table before the reduction.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _look_up(
-    rows: jax.Array, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
+    rows: Weight, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
 ) -> jax.Array:
     spec = mesh.out_sharding(*sharding.stream())
-    return products.gather(rows, axes, dtype).at[index].get(mode="clip", out_sharding=spec)
+
+    def look_up(table: jax.Array) -> jax.Array:
+        return table.at[index].get(mode="clip", out_sharding=spec)
+
+    if isinstance(rows, Quantized):
+        found = look_up(mesh.reshard(rows.values, *products.gathered(axes))).astype(jnp.float32)
+        return (found * look_up(mesh.reshard(rows.scale, axes[0], None))).astype(dtype)
+    return look_up(products.gather(rows, axes, dtype))
 
 
 def _look_up_forward(
