@@ -57,7 +57,7 @@ class Attention(nnx.Module):
                 ("embed", axis, "head_dim"),
                 bias=config.qkv_bias,
                 std=compute.init_std,
-                dtype=compute.dtype,
+                precision=compute.precision,
                 rngs=rngs,
                 outer=2,
                 lora=adapter(config, name),
@@ -71,7 +71,7 @@ class Attention(nnx.Module):
             ("heads", "head_dim", "embed"),
             bias=config.attention_out_bias,
             std=out_std,
-            dtype=compute.dtype,
+            precision=compute.precision,
             rngs=rngs,
             lora=adapter(config, "out"),
         )

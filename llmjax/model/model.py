@@ -334,7 +334,7 @@ class Model:
             bias,
             axes=("embed", "vocab"),
             out=("batch", sharding.length, "vocab"),
-            dtype=self.compute.dtype,
+            precision=self.compute.precision,
             result="float32",
         )
         cap = self.config.logit_softcap

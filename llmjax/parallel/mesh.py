@@ -279,7 +279,16 @@ def platform() -> str:
     """The platform of the code being traced: "cpu", "gpu" or "tpu"."""
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
     device = jax.sharding.get_abstract_mesh().abstract_device or default
-    name = jax.default_backend() if device is None else getattr(device, "platform", device)
+    return _platform(jax.default_backend() if device is None else device)
+
+
+def platform_of(mesh: Mesh) -> str:
+    """The platform of a mesh's devices: "cpu", "gpu" or "tpu"."""
+    return _platform(mesh.devices.flat[0])
+
+
+def _platform(device: Any) -> str:
+    name = getattr(device, "platform", device)
     return "gpu" if name in ("cuda", "rocm") else name
 
 

@@ -106,6 +106,7 @@ def programs():
     return {name: program(replace(BASE, **NEEDS.get(name, {}))) for name in ("", *NEEDS)}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", [field.name for field in fields(ModelConfig)])
 def test_every_field_changes_the_program(name, programs):
     base = replace(BASE, **NEEDS.get(name, {}))
