@@ -98,7 +98,11 @@ def quantize(weight: jax.Array, axes: Axes, inner: tuple[int, ...], weights: Wei
       weights: int8 or int4; tables, and kernels whose groups would be too small, have int8.
     """
     axis = inner[-1]
-    group = gcd(weight.shape[axis] // mesh.parts(axes[axis]), GROUP)
+    size, group = weight.shape[axis], gcd(weight.shape[axis], GROUP)
+    if size // mesh.parts(axes[axis]) % group:  # devices would share a group
+        is_gathered = axes[axis] == "embed"  # before use, so that it can be kept whole
+        axes = tuple(None if name == "embed" else name for name in axes)
+        group = group if is_gathered else 0
     if weights == "int8" or "vocab" in axes or group < MIN_GROUP:
         channels = set(range(weight.ndim)) - {weight.ndim + i for i in inner}
         array = qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=channels)
