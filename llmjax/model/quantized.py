@@ -1,9 +1,9 @@
 """Weights stored in 8 or 4 bits, which products widen where they read them.
 
 A projection's kernel has one scale per output channel in int8, and in int4 one per group of up to
-`GROUP` weights along its last inner dimension. Tables of tokens (the embedding and the LM head) have
-one scale per token, always in int8: they are the most sensitive and each row is read alone. Norms,
-biases, positions, adapters and the heads of tasks are not quantized.
+`GROUP` weights along its last inner dimension. Tables of tokens (the embedding and the LM head)
+have one scale per token, always in int8: they are the most sensitive, and rows are looked up one by
+one. Norms, biases, positions, adapters and the heads of tasks are not quantized.
 """
 
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ class Quantized:
         return self.values.dtype == jnp.uint8
 
     @property
-    def T(self) -> "Quantized":  # noqa: N802 - as of arrays
+    def T(self) -> "Quantized":
         """The transpose of a matrix."""
         return Quantized(self.values.T, self.scale.T, -3 - self.axis)
 

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: what they stand for, what they take, and models that compute with them."""
+"""Weights in 8 and 4 bits: what they stand for and take, and models that compute with them."""
 
 import jax
 import jax.numpy as jnp
