@@ -10,18 +10,12 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model import products
-from llmjax.model.compute import Precision
+from llmjax.model.compute import ContextMethod, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
-
-PRODUCT = "product"
-"""Checkpoint name of the results of weight products, for remat policies."""
-
-ATTENTION = "attention"
-"""Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
 
 Aux = dict[str, tuple[jax.Array, jax.Array]]
 """Sums that layers add to the loss, such as a router's: name -> (sum, weight), float32 []."""
@@ -48,6 +42,10 @@ class ActivationSharding:
 
     length: str | None = "length"
     residual: str | None = "residual"
+    context: ContextMethod = "gather"
+    """How queries of self-attention meet the keys of other devices."""
+    zigzag: bool = False
+    """Whether rows are in the order of `attention.zigzag`."""
 
     def stream(self) -> Axes:
         """Axes of the residual stream, [B, L, D]."""
@@ -105,7 +103,10 @@ class Dense(nnx.Module):
         rngs: nnx.Rngs,
         outer: int = 1,
         lora: LoraConfig | None = None,
+        name: str | None = None,
     ):
+        """`name` is the checkpoint name of the result, for remat policies."""
+        self.name = name
         self.kernel = normal(rngs, shape, axes, std, tuple(range(-len(shape), -outer)))
         self.axes, self.precision, self.lora = axes, precision, lora
         # One bias per output, split like the output: never over "embed".
@@ -128,7 +129,7 @@ class Dense(nnx.Module):
         y = products.dense(x, kernel, bias, axes=self.axes, out=out, precision=self.precision)
         if self.lora is not None:
             y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
-        return checkpoint_name(y, PRODUCT)
+        return y if self.name is None else checkpoint_name(y, self.name)
 
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
         """x A B; the intermediate result is split over rows only."""

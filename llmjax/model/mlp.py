@@ -40,7 +40,16 @@ class MLP(nnx.Module):
 
         def project(name: Target, shape: tuple[int, int], axes: Axes, std: float) -> Dense:
             lora = adapter(config, name)
-            return Dense(shape, axes, bias=bias, std=std, precision=precision, rngs=rngs, lora=lora)
+            return Dense(
+                shape,
+                axes,
+                bias=bias,
+                std=std,
+                precision=precision,
+                rngs=rngs,
+                lora=lora,
+                name=name,
+            )
 
         if self.gated:
             self.gate = project("gate", (d, f), ("embed", "mlp"), compute.init_std)

@@ -27,8 +27,8 @@ class ParamSpec(NamedTuple):
     shape: jax.ShapeDtypeStruct
     axes: Axes
     inner: tuple[int, ...] | None = None
-    """Of a projection's kernel, and of a table of tokens: the dimensions, counted from the end, that
-    a product with it sums over."""
+    """Of a projection's kernel, and of a table of tokens: the dimensions that a product with it
+    sums over, counted from the end."""
 
 
 class ParamSpecs(NamedTuple):

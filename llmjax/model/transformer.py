@@ -31,6 +31,7 @@ from llmjax.model.layers import (
     sinusoids,
 )
 from llmjax.model.mlp import ACTIVATIONS
+from llmjax.model.remat import layer_policy
 from llmjax.parallel import mesh
 
 
@@ -171,7 +172,7 @@ class Stack(nnx.Module):
                 name: (part, None if layer_keys is None else self._group_keys(layer_keys, name))
                 for name, part in params.items()
             }
-            loop = LayerLoop(body, self.layer_types, self.groups, self.compute.remat)
+            loop = LayerLoop(body, self.layer_types, self.groups, layer_policy(self.compute))
             (x, cache), aux = loop.run((x, cache), stacked)
         else:
             carry, aux = (x, cache), {}

@@ -206,6 +206,11 @@ def parts(axis: str | None) -> int:
     return math.prod(shape[name] for name in mesh_axes(axis))
 
 
+def shards(axis: str | None) -> int:
+    """The number of parts of an array as the code being traced sees it: 1 inside `per_device`."""
+    return parts(axis) if has_shardings() else 1
+
+
 def part_index(axis: str | None) -> jax.Array | int:
     """Inside `per_device`: the index of this device's part of a logical axis."""
     names = mesh_axes(axis)

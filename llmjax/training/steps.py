@@ -8,6 +8,7 @@ import jax
 
 from llmjax.data.batch import Batch
 from llmjax.parallel.compilation import accepted_options
+from llmjax.parallel.host_memory import check_host_memory
 from llmjax.parallel.mesh import platform_of
 from llmjax.run.telemetry.goodput import Activity
 from llmjax.state import TrainState, Tree
@@ -91,6 +92,8 @@ class Steps:
 
 def _program(session: Session, loss: LossFunction) -> Step:
     config, platform = session.config, platform_of(session.mesh)
+    if config.compute.offload:
+        check_host_memory(session.mesh)
     return make_train_step(
         loss,
         session.optimizer,

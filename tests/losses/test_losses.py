@@ -173,7 +173,7 @@ def test_mean_squared_error():
     assert loss.sums.keys() == {"loss"}
 
 
-@pytest.mark.parametrize("remat", ["attention", "dots", "full"])
+@pytest.mark.parametrize("remat", ["attention", "dots", "full", "query,up,attention"])
 def test_remat_does_not_change_the_result(remat):
     """The same loss and gradients, and fewer numbers kept for the backward pass."""
     config = replace(MODEL.config, num_decoder_layers=2)

@@ -9,7 +9,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from llmjax.model.attention.mask import AttentionInputs, Mask
-from llmjax.model.layers import ATTENTION, ActivationSharding
+from llmjax.model.compute import ATTENTION
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
@@ -32,7 +33,7 @@ def supports(inputs: AttentionInputs) -> bool:
     Attention without a mask cannot be split along the length, since its tables would be empty.
     """
     q, k, _, mask = inputs[:4]
-    split = mesh.parts("length")
+    split = mesh.parts(inputs.sharding.length)
     full_blocks = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
     masked = mask.causal or mask.window is not None
     return full_blocks and mask.index is None and (masked or split == 1)
@@ -107,7 +108,7 @@ def _kernel(
         masks.MultiHeadMask([head_mask] * heads),
         block_sizes=block_sizes(local, s, width, mask.window),
         attn_logits_soft_cap=softcap,
-        head_shards=mesh.parts("heads"),
+        head_shards=mesh.shards("heads"),
         q_seq_shards=mesh.parts(sharding.length),
         residual_checkpoint_name=ATTENTION,
         interpret=mesh.platform() != "tpu",
