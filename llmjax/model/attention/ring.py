@@ -27,14 +27,10 @@ from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 Kernel = Literal["blocked", "pallas"]
-LENGTH = "length"
 LANES = 128
 """Chunks of the Pallas kernels are multiples of this."""
 LONGEST = 8192
 """Most tokens of theirs: the gradients of a head's queries are kept in VMEM."""
-KEYS: Axes = ("batch", LENGTH, "kv_heads", "head_dim")
-ROWS: Axes = ("batch", LENGTH)
-LSE: Axes = ("batch", "heads", LENGTH)
 
 
 class Config(NamedTuple):
@@ -42,6 +38,23 @@ class Config(NamedTuple):
 
     rules: BlockRules
     kernel: Kernel
+
+
+class ArrayAxes(NamedTuple):
+    """Logical axes of queries, keys, segments and the log-sum-exp."""
+
+    heads: Axes
+    keys: Axes
+    rows: Axes
+    lse: Axes
+
+
+def _axes(config: Config) -> ArrayAxes:
+    sharding = config.rules.sharding
+    rows = ("batch", sharding.length)
+    return ArrayAxes(
+        sharding.heads(), sharding.heads("kv_heads"), rows, ("batch", "heads", sharding.length)
+    )
 
 
 class Queries(NamedTuple):
@@ -64,6 +77,14 @@ class Keys(NamedTuple):
     """[chunks, B, C]."""
 
 
+def supports(inputs: AttentionInputs) -> bool:
+    """Whether this computes unsplit rows: self-attention with queries in order. Their chunks are
+    then those of one device."""
+    length = inputs.sharding.length
+    in_order = inputs.q.shape[1] == inputs.k.shape[1] and inputs.mask.index is None
+    return in_order and mesh.parts(length) == 1
+
+
 def ring(inputs: AttentionInputs, kernel: Kernel | None = None) -> jax.Array:
     """As `attention.reference`, for self-attention with keys and values split as the queries.
 
@@ -78,10 +99,12 @@ def ring(inputs: AttentionInputs, kernel: Kernel | None = None) -> jax.Array:
         query_segments = jnp.ones_like(key_segments)
         key_segments = (key_segments != 0).astype(jnp.int32)
     if kernel is None:
-        part = q.shape[1] // mesh.parts(LENGTH) // (2 if sharding.zigzag else 1)
+        part = q.shape[1] // mesh.parts(sharding.length) // (2 if sharding.zigzag else 1)
         pallas = mesh.platform() == "tpu" and part % LANES == 0
         kernel = "pallas" if pallas else "blocked"
     config = Config(inputs.rules(blocked.LONG), kernel)
+    axes = _axes(config)
+    k, v = (mesh.reshard(x, *axes.keys) for x in (k, v))
     return _ring(q, k, v, query_segments, key_segments, config)
 
 
@@ -105,17 +128,21 @@ def _forward(
     key_segments: jax.Array | None,
     config: Config,
 ) -> tuple[jax.Array, tuple]:
-    heads = config.rules.sharding.heads()
-    axes, saved = (heads, KEYS, KEYS, ROWS, ROWS), (q, k, v, query_segments, key_segments)
-    run = mesh.per_device(partial(_local_forward, config=config), axes, (heads, LSE))
+    axes, saved = _axes(config), (q, k, v, query_segments, key_segments)
+    inputs = (axes.heads, axes.keys, axes.keys, axes.rows, axes.rows)
+    run = mesh.per_device(partial(_local_forward, config=config), inputs, (axes.heads, axes.lse))
     out, lse = (checkpoint_name(x, ATTENTION) for x in run(*saved))
     return out, (*saved, out, lse)
 
 
 def _backward(config: Config, saved: tuple, dout: jax.Array) -> tuple:
-    heads = config.rules.sharding.heads()
-    axes = (heads, KEYS, KEYS, ROWS, ROWS, heads, LSE, heads)
-    run = mesh.per_device(partial(_local_backward, config=config), axes, (heads, KEYS, KEYS))
+    axes = _axes(config)
+    inputs = (axes.heads, axes.keys, axes.keys, axes.rows, axes.rows)
+    run = mesh.per_device(
+        partial(_local_backward, config=config),
+        (*inputs, axes.heads, axes.lse, axes.heads),
+        (axes.heads, axes.keys, axes.keys),
+    )
     return *run(*saved, dout), None, None
 
 
@@ -149,6 +176,11 @@ class Around(NamedTuple):
         if self.config.rules.sharding.zigzag:
             starts = zigzag.chunk_starts(device, self.devices, self.part)
         return (starts[:, None] + jnp.arange(0, self.part, self.size)).reshape(-1)
+
+    def pass_on(self, arrays: Any) -> Any:
+        """Sends a tree of arrays to the next device, and returns that of the one before."""
+        length = self.config.rules.sharding.length
+        return arrays if length is None else exchanges.pass_on(arrays, length)
 
     def distance(self, pair: jax.Array, step: jax.Array | int) -> jax.Array:
         """int32 []: the index of the first query of a pair less that of its first key, where the
@@ -219,19 +251,20 @@ def _local_forward(
     def attend(sums: tuple, keys: Keys, step: jax.Array | int) -> tuple:
         def add(sums: tuple, pair: jax.Array) -> tuple[tuple, None]:
             i, distance = pair[0], around.distance(pair, step)
+            before = _take(sums, i)
 
             def visible() -> tuple:
                 at, to = _take(queries, i), _take(keys, pair[1])
-                merged = merge(_take(sums, i), around.attend(at, to, distance))
-                return jax.tree.map(lambda all_, x: all_.at[i].set(x), sums, merged)
+                return merge(before, around.attend(at, to, distance))
 
-            return jax.lax.cond(around.any_visible(distance), visible, lambda: sums), None
+            after = jax.lax.cond(around.any_visible(distance), visible, lambda: before)
+            return jax.tree.map(lambda all_, x: all_.at[i].set(x), sums, after), None
 
         return jax.lax.scan(add, sums, around.pairs)[0]
 
     def step(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
         sums, keys = carry
-        arriving = exchanges.pass_on(keys, LENGTH)  # beside the products of the current ones
+        arriving = around.pass_on(keys)  # beside the products of the current ones
         return (attend(sums, keys, number), arriving), None
 
     sums: tuple = jnp.zeros(queries.q.shape), jnp.full((chunks, b, heads, size), HIDDEN)
@@ -264,27 +297,29 @@ def _local_backward(
 
         def add(sums: tuple, pair: jax.Array) -> tuple[tuple, None]:
             i, j, distance = pair[0], pair[1], around.distance(pair, step)
+            before = tuple(x[n] for x, n in zip(sums, (i, j, j), strict=True))
 
             def visible() -> tuple:
-                at, to = _take(queries, i), _take(keys, j)
-                saved = (lses[i], deltas[i])
+                at, to, saved = _take(queries, i), _take(keys, j), (lses[i], deltas[i])
                 parts = around.gradients(at, to, distance, saved, douts[i])
-                return tuple(s.at[n].add(x) for s, n, x in zip(sums, (i, j, j), parts, strict=True))
+                return jax.tree.map(jnp.add, before, parts)
 
-            return jax.lax.cond(around.any_visible(distance), visible, lambda: sums), None
+            after = jax.lax.cond(around.any_visible(distance), visible, lambda: before)
+            places = zip(sums, (i, j, j), after, strict=True)
+            return tuple(x.at[n].set(part) for x, n, part in places), None
 
         zeros = jnp.zeros(keys.k.shape)
         return jax.lax.scan(add, (dq, zeros, zeros), around.pairs)[0]
 
     def step(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
         keys, dq, dkv = carry
-        arriving, dkv = exchanges.pass_on(keys, LENGTH), exchanges.pass_on(dkv, LENGTH)
+        arriving, dkv = around.pass_on(keys), around.pass_on(dkv)
         dq, *more = attend(dq, keys, number)
         return (arriving, dq, jax.tree.map(jnp.add, dkv, tuple(more))), None
 
     # The sums of a block of keys arrive while the products of the device are computed, which are
     # added to them then; the last step has brought them to the device before that of the keys.
-    arriving = exchanges.pass_on(keys, LENGTH) if around.devices > 1 else keys
+    arriving = around.pass_on(keys) if around.devices > 1 else keys
     dq, *dkv = attend(jnp.zeros(queries.q.shape), keys, 0)
     carry = (arriving, dq, tuple(dkv))
     last = around.devices - 1
@@ -292,9 +327,9 @@ def _local_backward(
         carry, _ = jax.lax.scan(step, carry, jnp.arange(1, last))
     keys, dq, (dk, dv) = carry
     if last > 0:
-        dk, dv = exchanges.pass_on((dk, dv), LENGTH)
+        dk, dv = around.pass_on((dk, dv))
         dq, *more = attend(dq, keys, last)
-        dk, dv = exchanges.pass_on((dk + more[0], dv + more[1]), LENGTH)
+        dk, dv = around.pass_on((dk + more[0], dv + more[1]))
     return tuple(_joined(x, 1).astype(y.dtype) for x, y in ((dq, q), (dk, k), (dv, v)))
 
 
@@ -309,7 +344,8 @@ def _around(q: jax.Array, config: Config) -> Around:
     part = size = q.shape[1] // (2 if config.rules.sharding.zigzag else 1)
     if config.kernel == "pallas":
         size = next(n for n in range(LONGEST, 0, -LANES) if part % n == 0)
-    return Around(mesh.parts(LENGTH), mesh.part_index(LENGTH), part, size, config)
+    length = config.rules.sharding.length
+    return Around(mesh.parts(length), mesh.part_index(length), part, size, config)
 
 
 def _segments(queries: Queries, keys: Keys) -> tuple[jax.Array, jax.Array] | None:
