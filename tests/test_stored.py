@@ -62,7 +62,10 @@ def test_runs_evaluate_predict_and_resume_with_the_figures_they_had(name, tmp_pa
         assert {step: new[step] for step in then} == pytest.approx(then, rel=tolerance)
 
 
-@pytest.mark.parametrize("version", FORMATS)
+OLDEST, *NEWER = FORMATS
+
+
+@pytest.mark.parametrize("version", [pytest.param(OLDEST, marks=pytest.mark.once), *NEWER])
 @pytest.mark.parametrize("name", ["text", "folder"])
 def test_an_archive_decompresses(version, name, tmp_path):
     folder = tmp_path

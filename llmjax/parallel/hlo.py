@@ -35,6 +35,8 @@ class Executed:
     """The computation that has it: a fusion's, or that of a loop's body or the program."""
     scheduled: str
     """The innermost loop's body or the program, whose instructions run one after another."""
+    fused: bool
+    """Whether it is a part of a fusion or of an asynchronous call, which are timed as a whole."""
 
 
 class Program:
@@ -62,17 +64,18 @@ class Program:
 
     def executed(self) -> Iterator[Executed]:
         """All instructions, those of loops as often as they run."""
-        yield from self._walk(self.entry, 1, self.entry)
+        yield from self._walk(self.entry, 1, self.entry, False)
 
-    def _walk(self, name: str, times: int, scheduled: str) -> Iterator[Executed]:
+    def _walk(self, name: str, times: int, scheduled: str, fused: bool) -> Iterator[Executed]:
         for each in self.computations.get(name, ()):
-            yield Executed(each, times, name, scheduled)
+            yield Executed(each, times, name, scheduled, fused)
             if each.opcode == "while":
                 body = _attribute(each, "body")
-                yield from self._walk(body, times * self._trips(each), body)
+                yield from self._walk(body, times * self._trips(each), body, fused)
             elif each.opcode in ("fusion", "call", "async-start", "conditional"):
+                inside = fused or each.opcode in ("fusion", "async-start")
                 for called in _CALLED.findall(each.text):
-                    yield from self._walk(called, times, scheduled)
+                    yield from self._walk(called, times, scheduled, inside)
 
     def _trips(self, loop: Instruction) -> int:
         """How often a loop runs: as the compiler says, else the limit that its counter meets."""
@@ -80,7 +83,7 @@ class Program:
             return int(known[1])
         limits = [
             int(constant[1])
-            for found in self._walk(_attribute(loop, "condition"), 1, "")
+            for found in self._walk(_attribute(loop, "condition"), 1, "", False)
             if found.instruction.opcode == "constant" and _INTEGER.match(found.instruction.shape)
             if (constant := _CONSTANT.search(found.instruction.text))
         ]

@@ -64,6 +64,7 @@ def test_it_prepares_the_store_that_training_opens(capsys, config_file, monkeypa
         assert f"nothing; {what}" in out
 
 
+@pytest.mark.once
 def test_a_killed_build_continues(capsys, config_file, tmp_path):
     words = ("data", "build", config_file, "--shards", "40")
     assert run(capsys, *words, "--cache-dir", str(tmp_path / "whole"))[0] == 0

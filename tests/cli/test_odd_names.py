@@ -101,6 +101,7 @@ def test_what_a_run_stores_is_utf8_and_comes_back(folder):
     assert list(json.loads(created.measures.read_bytes())) == ["task", "other"]
 
 
+@pytest.mark.once
 def test_a_run_of_odd_names_trains_where_stderr_is_closed_and_stdout_is_latin(folder):
     """From a file whose name is not UTF-8, into a folder with a space and a line break."""
     (folder / "config.py").write_text(

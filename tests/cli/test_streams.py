@@ -35,6 +35,7 @@ def archive(tmp_path_factory):
     return path
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "command",
     ["llmjax --help", "PYTHONUNBUFFERED=1 llmjax train --help", "llmjax inspect $1 --json"],
@@ -44,6 +45,7 @@ def test_a_full_stdout_is_one_line(archive, command):
     assert (result.returncode, result.stderr.decode()) == (2, NO_SPACE)
 
 
+@pytest.mark.once
 def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
     code = (
         "import sys\n"

@@ -19,6 +19,7 @@ def process(*argv, data=b""):
     return subprocess.run(words, input=data, capture_output=True)
 
 
+@pytest.mark.once
 def test_pipes(run):
     """Nothing but the archive, and nothing but the original, goes to stdout."""
     there = process("compress", run, "-", "-", "--fallback", "no", "--streams", "2", data=TEXT)
@@ -56,6 +57,7 @@ def test_files_and_json(run, tmp_path, command):
 ODD = "\udce9.txt"  # a byte that is no UTF-8, as Python has it
 
 
+@pytest.mark.once
 def test_a_folders_listing_is_fit_to_be_shown(run, tmp_path):
     """Names of any bytes, on a strict UTF-8 stdout; nothing in them reaches the terminal raw."""
     (tmp_path / "in" / "né 🙂").mkdir(parents=True)
@@ -138,6 +140,7 @@ def test_an_edited_determinism_check_is_refused_in_a_line(run, archives, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.once
 def test_inspecting_starts_no_jax(run, tmp_path):
     (tmp_path / "in").write_bytes(TEXT)
     made = process("compress", run, tmp_path / "in", tmp_path / "a", "--no-verify")

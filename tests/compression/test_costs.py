@@ -46,6 +46,7 @@ def test_a_passage_is_bounded_and_breaks_no_character():
     assert costs.passage == [("n", 1, True), ("é", 5, False), ("a", 1, True), ("b", 2, False)]
 
 
+@pytest.mark.once
 def test_the_run_keeps_what_an_archive_came_to(run, tmp_path):
     source = tmp_path / "text"
     source.write_bytes(files()["long"][:600])

@@ -29,6 +29,7 @@ def inputs(tmp_path_factory):
     return made
 
 
+@pytest.mark.once
 def test_forty_frames_take_the_memory_of_ten(run, inputs, tmp_path):
     """The peak of a process, in KiB; thirty frames held would be 29,000 more."""
     peaks = []

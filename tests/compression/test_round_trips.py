@@ -22,10 +22,11 @@ for name in names:
     decompress(run, name, name + ".out")
 """
 KINDS = ["bytes", "sentencepiece", "byte_level", "lower"]
+ONCE = [pytest.param(kind, marks=pytest.mark.once) for kind in ("sentencepiece", "lower")]
 PLAIN = {"dtype": "float32", "verify": False, "compare": False}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bytes", "byte_level", *ONCE])
 def test_each_file_comes_back_in_a_new_process(kind, runs, tmp_path):
     """Given nothing but the archives and a run folder; with and without help of zstd."""
     archives = {}

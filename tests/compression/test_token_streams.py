@@ -93,6 +93,7 @@ def test_evaluate_and_archive_agree(run, lm, tmp_path):
     assert body == pytest.approx((score.nats - end) / math.log(2), rel=0.005)
 
 
+@pytest.mark.once
 def test_streams_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path):
     """As users do it: bfloat16, as many streams as are chosen."""
     path, lm = tmp_path / "text", load(run, dtype="bfloat16")
@@ -194,6 +195,7 @@ def test_more_streams_than_an_archive_may_have_are_refused(lm):
             plan_streams(lm, 100, 100, streams=streams)
 
 
+@pytest.mark.once
 def test_large_inputs_get_streams_and_small_ones_context(run, tmp_path):
     path = tmp_path / "text"
     for size, streams in ((20, 1), (900, 5), (6000, 32)):

@@ -64,6 +64,7 @@ def test_an_archive_has_its_name_before_anything_is_compared(run, tmp_path, monk
     assert (tmp_path / "a").exists()
 
 
+@pytest.mark.once
 def test_inputs_of_any_size_are_compared(run, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "SLOW", {"brotli 11": 100})
     (tmp_path / "in").write_bytes(TEXT)
@@ -78,6 +79,7 @@ def test_inputs_of_any_size_are_compared(run, tmp_path, monkeypatch):
     assert result.to_dict()["not_compared"] == {"brotli 11": 3 << 20}
 
 
+@pytest.mark.once
 def test_modules_of_the_users_folder_are_not_run(run, tmp_path, monkeypatch):
     """Also where the package is found in the user's folder alone: here by PYTHONPATH."""
     (tmp_path / "zstandard.py").write_text("raise SystemExit('ran what the user has')")
@@ -133,6 +135,7 @@ def test_warnings_for_accelerators(caplog):
     assert "--no-verify" in caplog.text
 
 
+@pytest.mark.once
 def test_the_device_is_released_unless_it_is_in_use(run, tmp_path):
     """A stand-in for an accelerator, in a process of its own: CPUs are released in the same way."""
     code = """

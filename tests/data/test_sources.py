@@ -242,6 +242,7 @@ def test_large_files_stream(tmp_path):
         assert peak < 16 << 20
 
 
+@pytest.mark.once
 def test_the_embedded_corpus(tmp_path_factory):
     """TFDS prepares it as ArrayRecord without TensorFlow, deterministically."""
     cache = str(tmp_path_factory.mktemp("embedded"))

@@ -168,6 +168,7 @@ def test_the_command_gives_the_figures_of_choose(command, tmp_path, tasks):
     assert err[-1].endswith("is unknown to the harness; did you mean parity_of_numbers?")
 
 
+@pytest.mark.once
 def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -190,6 +191,7 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
     assert len(set(answers)) > 1
 
 
+@pytest.mark.once
 def test_the_harness_finds_the_model_by_name(tmp_path, tasks):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager

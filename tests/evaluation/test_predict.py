@@ -69,6 +69,7 @@ def alike(one, other):
     return all(a == (b if isinstance(b, str) else pytest.approx(b, rel=1e-3)) for a, b in pairs)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_never_read(tmp_path, kind):
     task, model, rows, (column, odd) = KINDS[kind]

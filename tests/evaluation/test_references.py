@@ -72,6 +72,7 @@ def margins(run, folder, **how):
     return [prediction["margin"] for prediction in predictions]
 
 
+@pytest.mark.once
 def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):
     run, base = run_of(tmp_path)
     lm = load(run.folder)

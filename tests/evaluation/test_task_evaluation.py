@@ -45,6 +45,7 @@ def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, com
     assert json.loads(out)["tasks"]["classification"]["examples"] == 6
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", [3, 12, 14])
 def test_the_most_frequent_labels_are_shown_and_counted(tmp_path, count):
     often = [1 + number for number in range(count)]
@@ -64,6 +65,7 @@ OSLO = [{"text": "Oslo", "answer_start": 3}]
 QUESTIONS = [{**ASKED, "answers": known} for known in (OSLO, [], OSLO, [])]
 
 
+@pytest.mark.once
 def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
     run = tasked(tmp_path, ExtractiveQATask(stride=8), QUESTIONS)
     kept = str(run.folder)
@@ -83,6 +85,7 @@ def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
     assert run.measures.read_bytes() == before, "the report is of the run as it stands"
 
 
+@pytest.mark.once
 def test_beams_may_be_set(tmp_path):
     rows = [{"source": word, "target": word[::-1]} for word in ("one", "two", "three", "four")]
     lm = load(tasked(tmp_path, SequenceTask(max_new_tokens=4), rows, DECODER).folder)

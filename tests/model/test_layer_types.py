@@ -61,6 +61,7 @@ def widened(config, params):
     return Model(resolve(replace(config, layer_d_ff=(), d_ff=width), 32)), wide
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("config", [LONG, SHORT, PAIR], ids=["scanned", "unrolled", "both"])
 def test_widths_by_layer_compute_as_zeros_would(config):
     model, params = make(config)

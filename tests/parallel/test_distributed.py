@@ -248,6 +248,7 @@ def members():
         process.communicate()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dead", [0, 2])
 def test_a_process_that_dies_is_named_by_all_others(members, dead):
     started = members(3)

@@ -250,6 +250,7 @@ t.save(folder, state, [2])
 """
 
 
+@pytest.mark.once
 def test_a_save_that_is_killed_is_never_seen(tmp_path):
     script = KILLED.format(tests=str(tiny.HERE), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)

@@ -51,6 +51,7 @@ def told_of(letter, model, params, hides):
     return sums
 
 
+@pytest.mark.once
 def test_each_document_has_its_own_sums(case):
     model, params, hides = case
     result = score_hidden(model, params, hides, DOCUMENTS, context=16, batch_size=4)

@@ -16,6 +16,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.once
 @given(values, st.booleans())
 def test_what_json_writes_is_read_back(value, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only)

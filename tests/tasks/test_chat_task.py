@@ -131,6 +131,7 @@ def started():
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
+@pytest.mark.once
 def test_outputs_are_those_of_the_model_packed_or_not(started):
     task, network, params = started
     examples = task.examples(ROWS)

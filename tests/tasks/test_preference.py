@@ -157,6 +157,7 @@ def test_a_step_makes_the_better_answer_likelier(started):
     assert measures["loss"].value < math.log(2)
 
 
+@pytest.mark.once
 def test_packing_changes_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)

@@ -52,6 +52,7 @@ def test_vectors_do_not_depend_on_other_texts(started):
     np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("both", [False, True])
 def test_the_loss_is_over_the_global_batch(started, both):
     _, network, params = started

@@ -53,6 +53,7 @@ def run(tmp_path_factory):
     return Run.open(config.run_dir)
 
 
+@pytest.mark.once
 def test_training_and_evaluate_store_the_same_results(run):
     kept = json.loads(run.measures.read_bytes())
     assert list(kept) == ["tone", "size"]

@@ -65,6 +65,7 @@ def one_device():
 SHORTEST = [1, 2] if version("jax").startswith("0.10.") else [2]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("length", SHORTEST)
 @pytest.mark.parametrize(
     "changes",
@@ -128,6 +129,7 @@ def test_prompts_of_samples_that_do_not_fit_are_refused_before_training(tmp_path
     assert not any((tmp_path / "run").glob("checkpoints/*"))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("devices", [1, 2])
 def test_parts_of_a_batch_may_be_one_row_on_each_device(devices):
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])

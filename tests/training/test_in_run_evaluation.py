@@ -159,6 +159,7 @@ def one_device(monkeypatch):
     runs.train_on(monkeypatch, 1)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("one_device")
 def test_a_signal_leaves_them_between_batches_and_a_resumed_run_makes_up(tmp_path, monkeypatch):
     config, run = choosing(tmp_path, metric="loss"), Run(tmp_path / "run")
@@ -185,6 +186,7 @@ def test_a_signal_leaves_them_between_batches_and_a_resumed_run_makes_up(tmp_pat
     assert (progress.tasks_due, progress.heldout_loss) == (False, line["loss"])
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("one_device")
 def test_their_metric_selects_the_best_checkpoint_and_ends_the_run(tmp_path, monkeypatch):
     shares = iter((0.5, 0.75, 0.25, 0.5))

@@ -178,6 +178,7 @@ def ends(started: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
     return [(process.returncode, own) for process, own in zip(started, lines, strict=True)]
 
 
+@pytest.mark.once
 def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
     (killed, _), (code, lines) = ends(start(tmp_path, [config] * 2, "SIGKILL", "0", "step", "5"))
@@ -187,6 +188,7 @@ def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
     assert lines[-1].endswith("start the same command again to resume from step 4")
 
 
+@pytest.mark.once
 def test_a_process_that_stops_answering_is_named_under_a_launcher_too(tmp_path):
     """SIGSTOP: it is not dead, and the kernel answers in its place."""
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
@@ -233,6 +235,7 @@ def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
     assert [line["step"] for line in runs.metrics(tmp_path / "run", "eval")] == [4, 8]
 
 
+@pytest.mark.once
 def test_another_config_is_refused_by_all_and_leaves_no_folder(tmp_path):
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
     ended = ends(start(tmp_path, [config, replace(config, seed=3)]))

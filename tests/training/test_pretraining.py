@@ -145,6 +145,7 @@ def test_a_masked_run_learns_and_every_command_reads_it(tmp_path, command):
     assert "xz -9e" not in page
 
 
+@pytest.mark.once
 def test_a_masked_run_resumes_as_if_never_stopped(tmp_path, monkeypatch):
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
@@ -165,6 +166,7 @@ def test_a_masked_run_resumes_as_if_never_stopped(tmp_path, monkeypatch):
         train(replace(whole, steps=9, objective=MaskedConfig(share=0.3)))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("objective", [SPAN, MixtureConfig((SPAN, PrefixConfig()))])
 def test_encoder_decoders_train_and_evaluate(tmp_path, objective):
     config = masked(

@@ -69,6 +69,7 @@ def test_a_replayed_run_is_the_same_bit_for_bit(tmp_path):
     assert read_goodput(Run(tmp_path / "run").goodput)["seconds"]["replay"] == 0
 
 
+@pytest.mark.once
 def test_a_difference_ends_the_run_before_it_is_saved(tmp_path, monkeypatch):
     runs.train_on(monkeypatch, 2)
     config = runs.config(tmp_path, replay=ReplayConfig(every=2))

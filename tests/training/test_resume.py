@@ -109,6 +109,7 @@ def test_a_finished_run_says_so_and_changes_nothing(uninterrupted, caplog):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("two_devices")
 def test_other_text_is_refused(tmp_path):
     config = runs.config(tmp_path, steps=3)

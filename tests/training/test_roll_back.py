@@ -73,6 +73,7 @@ def test_a_run_rolls_back_resumes_exactly_and_ends_after_too_many(tmp_path, monk
         assert [line[name] for line in runs.metrics(folder)] == [line[name] for line in first]
 
 
+@pytest.mark.once
 def test_without_a_checkpoint_it_returns_to_the_start_and_ends_with_the_data(
     tmp_path, monkeypatch, capfd
 ):

@@ -2,12 +2,15 @@
 
 import shutil
 
+import pytest
+
 import runs
 import tiny
 from llmjax.optimizers.spikes import SpikesConfig
 from llmjax.training.train import train
 
 
+@pytest.mark.once
 def test_the_second_half_skips_what_the_whole_run_skips(tmp_path, monkeypatch, capfd):
     runs.train_on(monkeypatch, 2)
     config = runs.config(tmp_path, spikes=SpikesConfig(factor=0.01, recent=8), steps=12)

@@ -73,6 +73,7 @@ def test_the_batches_are_those_of_the_stages(whole):
         assert ratio == pytest.approx(flops_per_token(shape, length))
 
 
+@pytest.mark.once
 def test_stopped_in_the_last_stage_it_resumes_as_if_it_had_not_been(whole, monkeypatch):
     """Resuming in an earlier one: see below, where the rest of the stages are added."""
     folder, config, _ = whole
@@ -89,6 +90,7 @@ def test_stopped_in_the_last_stage_it_resumes_as_if_it_had_not_been(whole, monke
             assert line[key] == expected[key]
 
 
+@pytest.mark.once
 def test_stages_to_come_may_be_added_and_those_begun_may_not_change(whole):
     folder, config, _ = whole
     name = "extended"
@@ -132,6 +134,7 @@ def test_a_stage_that_does_not_divide_over_the_devices_is_named(whole):
         train(config)
 
 
+@pytest.mark.once
 def test_the_example_of_the_documentation_runs_and_its_report_shows_the_stages(
     tmp_path, monkeypatch
 ):

@@ -133,6 +133,7 @@ def uninterrupted(tmp_path_factory):
     return config, folder / "run", next(count) - 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("batch", "step"), [(2, 4), (-1, 8)])
 def test_an_evaluation_is_left_between_batches_and_made_up_for(
     uninterrupted, batch, step, tmp_path, monkeypatch, caplog
@@ -159,6 +160,7 @@ def test_an_evaluation_is_left_between_batches_and_made_up_for(
     assert not read_progress(run.checkpoints, step).evaluation_due
 
 
+@pytest.mark.once
 def test_samples_are_left_between_pieces_and_made_up_for(tmp_path, monkeypatch):
     config = runs.config(
         tmp_path,
@@ -258,6 +260,7 @@ def test_a_failed_start_leaves_what_was_there_before(tmp_path):
     assert [path.name for path in folder.iterdir()] == [".note"]
 
 
+@pytest.mark.once
 def test_a_run_that_was_trained_keeps_all_when_a_later_start_fails(tmp_path, caplog):
     config = runs.config(tmp_path, steps=3)
     train(config)

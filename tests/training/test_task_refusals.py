@@ -34,7 +34,7 @@ from llmjax.tasks.token_classification import TokenClassificationTask
 from llmjax.training.train import train
 from task_runs import DECODER, ENCODER_DECODER
 
-pytestmark = pytest.mark.usefixtures("devices")
+pytestmark = [pytest.mark.usefixtures("devices"), pytest.mark.once]
 
 # A task, a row to learn from, what another one has instead, and the column of the answer.
 ANSWERED = {

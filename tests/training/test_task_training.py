@@ -129,6 +129,7 @@ def with_state(run, step):
         return list(checkpointer.metadata(path).item_metadata["training"])
 
 
+@pytest.mark.once
 def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, devices):
     devices(2)
     compute = ComputeConfig(dropout=0.1)
@@ -179,6 +180,7 @@ def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_p
     assert all("['heads']" in name for name in state)
 
 
+@pytest.mark.once
 def test_adapters_leave_their_bases_and_begin_as_nothing(tmp_path, devices, base):
     model, compute = replace(SMALL, lora=LoraConfig(rank=2)), ComputeConfig(dtype="bfloat16")
     finetuning = config(
@@ -201,6 +203,7 @@ def test_adapters_leave_their_bases_and_begin_as_nothing(tmp_path, devices, base
     assert losses(run)[0] == pytest.approx(losses(tmp_path / "plain")[0], rel=1e-3)
 
 
+@pytest.mark.once
 def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path, devices):
     first = begun(tmp_path / "first", DECODER, seed=3)
     rows = table(
@@ -227,6 +230,7 @@ def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path
     assert values[-1] < values[0] - 0.01
 
 
+@pytest.mark.once
 def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devices, base):
     lora = LoraConfig(rank=2, targets=("query", "down"))
     task, model = labels(tmp_path), replace(SMALL, lora=lora)
@@ -237,6 +241,7 @@ def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devic
     assert equal(params, jax.jit(merged, static_argnums=1)(initial, lora))
 
 
+@pytest.mark.once
 def test_chosen_patterns_free_single_layers(tmp_path, devices, base):
     tune = TrainByPattern(("encoder.layers.1.*", "pooler.kernel"))
     run = train(config(tmp_path, labels(tmp_path), init_from=str(base.folder), trainable=tune))
@@ -253,6 +258,7 @@ def test_chosen_patterns_free_single_layers(tmp_path, devices, base):
     assert equal(params["embedding"], initial["embedding"])
 
 
+@pytest.mark.once
 def test_lower_layers_learn_slower(tmp_path, devices, base):
     fast = replace(PLAIN, learning_rate=0.5)
     fast_run = config(
@@ -287,6 +293,7 @@ def accuracies(monkeypatch, *values):
     monkeypatch.setattr("llmjax.metrics.labels.classification", classification)
 
 
+@pytest.mark.once
 def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, monkeypatch, caplog):
     accuracies(monkeypatch, 0.5, 0.9, 0.8, 0.7, 1.0)
     stops = config(
@@ -305,6 +312,7 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, mo
     assert Run.open(run).steps() == [2, 4]
 
 
+@pytest.mark.once
 def test_a_refused_run_keeps_what_its_predictions_are_named_by(tmp_path, devices):
     task = labels(tmp_path)
     train(config(tmp_path, task))
@@ -318,6 +326,7 @@ def test_a_refused_run_keeps_what_its_predictions_are_named_by(tmp_path, devices
     assert Run(tmp_path / "run").tasks.read_bytes() == facts
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("keep_best", "kept"), [(1, [3, 5]), (0, [5])])
 def test_the_best_is_kept_where_no_checkpoint_was_due(
     tmp_path, devices, monkeypatch, keep_best, kept
@@ -336,6 +345,7 @@ def test_the_best_is_kept_where_no_checkpoint_was_due(
     assert llmjax.load(run).step == kept[0]
 
 
+@pytest.mark.once
 def test_what_was_learnt_is_saved_where_measuring_fails(tmp_path, devices, monkeypatch):
     def broken(*_):
         raise ValueError("no metrics today")

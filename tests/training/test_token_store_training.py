@@ -13,6 +13,7 @@ from llmjax.training.train import train
 from object_stores import s3_server
 
 
+@pytest.mark.once
 def test_a_run_reads_its_batches_from_a_bucket(tmp_path, monkeypatch):
     with s3_server() as server:
         monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "copies"))

@@ -92,6 +92,7 @@ def test_samples_follow_their_prompts(run):
     assert lines[0]["text"]
 
 
+@pytest.mark.once
 def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
     tmp_path, monkeypatch
 ):

@@ -129,6 +129,21 @@ def _stores(config: Plain) -> Plain:
     return config | {part: config[part] | fields for part, fields in absent.items()}
 
 
+def _speed(config: Plain) -> Plain:
+    """7 -> 8: new fields, with what they stand for in runs that lacked them."""
+    compute: Plain = {
+        "context_parallel": "gather",
+        "offload": [],
+        "reduce_dtype": "float32",
+        "xla_options": [],
+    }
+    optimizer: Plain = {}
+    return config | {
+        "compute": config["compute"] | compute,
+        "optimizer": config["optimizer"] | optimizer,
+    }
+
+
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     1: _families,
     2: _tasks,
@@ -136,5 +151,6 @@ MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     4: _redesign,
     5: _clusters,
     6: _stores,
+    7: _speed,
 }
 """Format -> the migration from it."""

@@ -35,6 +35,7 @@ def path(server, request):
     return location(server.address(f"{request.node.name}/.lock"))
 
 
+@pytest.mark.once
 def test_second_is_refused_and_named(path):
     with StoreLock(path) as held:
         here = f"process {os.getpid()} on {socket.gethostname()}"
