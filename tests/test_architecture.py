@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up: a package may import those of the lines above its own, and no others.
 LAYERS = (
     ("errors", "version"),
-    ("limits", "interruption", "program", "registry"),
+    ("limits", "interruption", "registry"),
     ("storage",),
     ("parallel",),
     ("model",),

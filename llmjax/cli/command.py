@@ -9,10 +9,10 @@ from llmjax.cli.arguments import ALL, FLAGS, Words, check_positionals, split
 from llmjax.cli.help import all_fields, help_text, main_fields
 from llmjax.errors import UserError
 from llmjax.limits import number_problems
-from llmjax.program import Program
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import flag
 from llmjax.run.config.overrides import Override, override
+from llmjax.run.telemetry.program import Program
 from llmjax.storage.json_documents import json_text
 
 Options = TypeVar("Options")

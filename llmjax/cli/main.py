@@ -34,7 +34,7 @@ from llmjax.errors import (
     exit_code,
     printable,
 )
-from llmjax.program import Program
+from llmjax.run.telemetry.program import Program
 
 if TYPE_CHECKING:
     from llmjax.cli.command import Command

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llmjax.program import Program
 from llmjax.run.telemetry.display import to_stderr
+from llmjax.run.telemetry.program import Program
 
 ABANDONED = 130
 """The exit code after a third signal, as a shell gives it after Ctrl-C."""

@@ -13,7 +13,6 @@ from llmjax.data.loader import Loader
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.distributed import Link, Work
 from llmjax.parallel.memory import TRAINING, enough_memory
-from llmjax.program import Program
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
@@ -24,6 +23,7 @@ from llmjax.run.folder import Run
 from llmjax.run.remote.run import RemoteRun, RemoteStart
 from llmjax.run.telemetry.display import to_stderr
 from llmjax.run.telemetry.goodput import Goodput
+from llmjax.run.telemetry.program import Program
 from llmjax.state import join
 from llmjax.storage.stores.path import is_store
 from llmjax.training.dues import has_dues, is_over

@@ -80,7 +80,7 @@ def test_the_end_of_the_program_counts_unless_another_start_has_begun(tmp_path):
 
 
 def test_the_process_began_before_python_was_loaded(tmp_path):
-    code = "from llmjax.program import Program; print(Program().began)"
+    code = "from llmjax.run.telemetry.program import Program; print(Program().began)"
     before = time.time()
     began = float(subprocess.check_output([sys.executable, "-c", code]))
     assert before - 0.1 <= began <= before + 0.5 * (time.time() - before)
