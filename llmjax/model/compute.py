@@ -6,7 +6,7 @@ from typing import Literal
 
 from llmjax.model.config import choice_problems
 
-AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "splash"]
+AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "triton", "splash"]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "attention", "dots", "full"]
 
@@ -21,8 +21,9 @@ class ComputeConfig:
     dtype: Dtype = "float32"
     """Of activations and operands of products; sums, norms, softmax and loss are float32."""
     attention: AttentionBackend = "auto"
-    """auto: cuDNN flash on NVIDIA GPUs, splash on TPUs, else blocked (unrolled on CPUs) for long
-    rows and the reference for short ones."""
+    """auto: cuDNN flash on NVIDIA GPUs, and triton (our kernels) there for packed rows, soft-caps
+    and windows both ways; splash on TPUs; else blocked (unrolled on CPUs) for long rows and the
+    reference for short ones."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing; attention scores; all but the results of weight
     products; everything. The output of fused attention is always kept."""
