@@ -1,6 +1,6 @@
 """The train step: a pure function of state and batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ def make_train_step(
     seed: int,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    compiler_options: Mapping[str, str | bool | int] | None = None,
 ) -> Step:
     """Returns the jitted update; call it under `jax.set_mesh`. The input state is donated.
 
@@ -59,6 +60,7 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it.
       accumulate: number of microbatches, computed one after another; it divides the batch, and
         the devices that share the batch divide a microbatch.
+      compiler_options: of XLA, by name.
     """
 
     def step(
@@ -89,7 +91,8 @@ def make_train_step(
         )
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    options = dict(compiler_options) if compiler_options else None
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def _accumulate(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.losses.scores import LogitConfig, Scores, objective, score, slope
-from llmjax.model.products import dot, weight_gradient
+from llmjax.model.products import dot, reduced, weight_gradient
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -159,7 +159,7 @@ def _sums_of(scores: Scores, weights: jax.Array, logits: LogitConfig) -> jax.Arr
 
 def _sums(inputs: LossInputs, weights: jax.Array, logits: LogitConfig) -> tuple[jax.Array]:
     hidden, rows, bias, targets = inputs
-    rows = mesh.all_gather(rows.astype(logits.dtype), None, "embed")
+    rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
 
     def add(sums: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
         hidden, targets, weights = chunk
@@ -175,7 +175,7 @@ def _gradients(
     inputs: LossInputs, weights: jax.Array, logits: LogitConfig
 ) -> tuple[jax.Array, ...]:
     hidden, rows, bias, targets = inputs
-    rows = mesh.all_gather(rows.astype(logits.dtype), None, "embed")
+    rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
 
     def add(carry: tuple, chunk: tuple) -> tuple[tuple, jax.Array]:
         sums, drows, dbias = carry
@@ -194,18 +194,20 @@ def _gradients(
     (sums, drows, dbias), dhidden = jax.lax.scan(add, zeros, chunks)
     width = hidden.shape[-1]
     dhidden = dhidden.reshape(-1, width)[: targets.size].reshape(hidden.shape)
+    dhidden = dhidden.astype(reduced(logits.precision, "vocab"))
     dhidden = mesh.reduce_scatter(dhidden, ("vocab",), ("batch", "residual", None))
+    drows = drows.astype(reduced(logits.precision, *TOKENS))
     return (
         mesh.reduce_scatter(sums, TOKENS, (None,)),
         dhidden.astype(hidden.dtype),
-        mesh.reduce_scatter(drows, TOKENS, ROWS),
+        mesh.reduce_scatter(drows, TOKENS, ROWS).astype(inputs.rows.dtype),
         mesh.reduce_scatter(dbias, TOKENS, ("vocab",)),
     )
 
 
 def _nll(inputs: LossInputs, logits: LogitConfig) -> tuple[jax.Array, ...]:
     hidden, rows, bias, targets = inputs
-    rows = mesh.all_gather(rows.astype(logits.dtype), None, "embed")
+    rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
 
     def of_chunk(chunk: tuple) -> tuple[jax.Array, jax.Array]:
         scores = score(chunk[0], rows, bias, chunk[1], logits)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llmjax.model.compute import Precision
 from llmjax.model.products import dot
 from llmjax.parallel import mesh
 
@@ -19,7 +20,7 @@ class LogitConfig(NamedTuple):
     z_loss: float
     smoothing: float
     vocab: int
-    dtype: str
+    precision: Precision
 
 
 class Scores(NamedTuple):

@@ -90,5 +90,5 @@ def _inputs(
 def _logit_config(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> LogitConfig:
     config = model.config
     return LogitConfig(
-        config.logit_softcap, z_loss, smoothing, config.vocab_size, model.compute.dtype
+        config.logit_softcap, z_loss, smoothing, config.vocab_size, model.compute.precision
     )

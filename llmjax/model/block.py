@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model.attention import attention
-from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.cache import Cache
-from llmjax.model.compute import ComputeConfig
+from llmjax.model.compute import ATTENTION, INPUT, ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import LayerType, layer_frequencies
-from llmjax.model.layers import ATTENTION, ActivationSharding, Aux, Dense, Norm, adapter, dropout
+from llmjax.model.layers import ActivationSharding, Aux, Dense, Norm, adapter, dropout
 from llmjax.model.lora import Target
 from llmjax.model.mlp import MLP
+from llmjax.model.remat import keeping
 from llmjax.model.rope import rotate
 from llmjax.parallel import mesh
 
@@ -57,10 +58,11 @@ class Attention(nnx.Module):
                 ("embed", axis, "head_dim"),
                 bias=config.qkv_bias,
                 std=compute.init_std,
-                dtype=compute.dtype,
+                precision=compute.precision,
                 rngs=rngs,
                 outer=2,
                 lora=adapter(config, name),
+                name=name,
             )
 
         self.query = project("query", config.num_heads, "heads")
@@ -71,9 +73,10 @@ class Attention(nnx.Module):
             ("heads", "head_dim", "embed"),
             bias=config.attention_out_bias,
             std=out_std,
-            dtype=compute.dtype,
+            precision=compute.precision,
             rngs=rngs,
             lora=adapter(config, "out"),
+            name="out",
         )
         if config.qk_norm:
             over_heads = config.qk_norm_over == "projection"
@@ -121,7 +124,8 @@ class Attention(nnx.Module):
         if cached:
             inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias)
             return self.out(attention.attend_cached(inputs, backend), sharding.stream())
-        k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
+        length = None if sharding.context == "gather" else sharding.length
+        k, v = (mesh.reshard(x, "batch", length, "kv_heads", "head_dim") for x in kv)
 
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, bias: jax.Array | None
@@ -130,7 +134,7 @@ class Attention(nnx.Module):
             return attention.attend(inputs, backend)
 
         if self.compute.remat == "attention":
-            attend = jax.checkpoint(attend, policy=remat_policy(ATTENTION), prevent_cse=False)
+            attend = jax.checkpoint(attend, policy=keeping(ATTENTION), prevent_cse=False)
         return self.out(attend(q, k, v, mask, bias), sharding.stream())
 
 
@@ -176,6 +180,7 @@ class Block(nnx.Module):
 
         `layer` is its number, needed only with a cache.
         """
+        x = checkpoint_name(x, INPUT)
         aux: Aux = {}
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         sharding, cached = context.sharding, cache is not None
@@ -204,7 +209,8 @@ class Block(nnx.Module):
             else:
                 assert context.encoded is not None
                 kv = self.cross_attention.keys_values(context.encoded, context)
-            return self.cross_attention.mix(q, kv, context.encoded_mask, sharding, cached=cached)
+            gathered = replace(sharding, context="gather")
+            return self.cross_attention.mix(q, kv, context.encoded_mask, gathered, cached=cached)
 
         y = self._residual(
             x, "attention", attend, sharding, keys[0], plain=not layer_type.attention_norm
@@ -252,9 +258,3 @@ class Block(nnx.Module):
             h = getattr(self, f"{name}_output_norm")(h)
         h = dropout(h, self.compute.dropout, key)
         return norm(x + h) if placement == "post" else x + h
-
-
-def remat_policy(*names: str) -> Callable[..., bool]:
-    """Returns a remat policy that keeps these checkpoint names and fused attention's residuals."""
-    named = jax.checkpoint_policies.save_only_these_names(*names)
-    return jax.checkpoint_policies.save_from_both_policies(named, attention_cudnn.is_forward)

@@ -2,13 +2,42 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from llmjax.model.config import choice_problems
+from llmjax.parallel.compilation import option_problems
 
 AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "triton", "splash"]
+ContextMethod = Literal["gather", "ring", "all_to_all"]
+ContextParallel = Literal["auto", "gather", "ring", "all_to_all"]
 Dtype = Literal["float32", "bfloat16"]
+ReduceDtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "attention", "dots", "full"]
+"""Named policies of rematerialization."""
+
+INPUT = "input"
+"""Checkpoint name of a layer's input, which every policy keeps."""
+
+ATTENTION = "attention"
+"""Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
+
+PROJECTIONS = ("query", "key", "value", "out", "gate", "up", "down")
+"""Checkpoint names of the results of a layer's projections."""
+
+KEPT_NAMES: dict[str, tuple[str, ...]] = {
+    "dots": (ATTENTION, *PROJECTIONS),
+    "full": (ATTENTION,),
+}
+"""What the policies of a whole layer keep, besides its input."""
+
+
+class Precision(NamedTuple):
+    """Dtypes of a product with stored weights."""
+
+    dtype: Dtype
+    """Of the operands."""
+    reduce: ReduceDtype = "auto"
+    """See `ComputeConfig.reduce_dtype`."""
 
 
 @dataclass(frozen=True)
@@ -20,24 +49,64 @@ class ComputeConfig:
 
     dtype: Dtype = "float32"
     """Of activations and operands of products; sums, norms, softmax and loss are float32."""
+    reduce_dtype: ReduceDtype = "auto"
+    """In which gradients of weights, and the results of tensor-parallel products, are summed over
+    devices; each device's own sums are float32. auto: bfloat16 where dtype is and the devices are
+    accelerators, which halves the bytes that they exchange; else float32."""
     attention: AttentionBackend = "auto"
     """auto: cuDNN flash on NVIDIA GPUs, and triton (our kernels) there for packed rows, soft-caps
     and windows both ways; splash on TPUs; else blocked (unrolled on CPUs) for long rows and the
     reference for short ones."""
-    remat: Remat = "none"
-    """What the backward pass recomputes: nothing; attention scores; all but the results of weight
-    products; everything. The output of fused attention is always kept."""
+    context_parallel: ContextParallel = "auto"
+    """How attention sees the keys of other devices where the mesh splits rows along their length
+    (mesh.sequence). gather: all keys and values are gathered; ring: they pass from device to
+    device; all_to_all: devices exchange lengths for heads. auto: all_to_all where heads divide and
+    it sends no more than a ring, else ring."""
+    remat: str = "none"
+    """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
+    results of weight products (dots); everything (full). These keep the output of fused attention.
+    Or names of what is kept, such as query,key,attention: of input (of a layer, always kept),
+    query, key, value, attention, out, gate, up, down."""
+    offload: tuple[str, ...] = ()
+    """Names, as in remat but attention, of what waits in the host's memory for the backward pass,
+    and not in that of the device; for GPUs and TPUs, with a remat other than none and attention."""
     dropout: float = 0.0
     """Fraction of embeddings, attention and MLP outputs that is dropped in training."""
+    xla_options: tuple[str, ...] = ()
+    """Options of the compiler of the train step, each NAME=VALUE, added to those that the platform
+    gets (llmjax/parallel/compilation.py), or instead of them."""
     init_std: float = 0.02
     """Standard deviation of initial weights, divided by sqrt(2 x layers) for projections into the
     residual stream (GPT-2)."""
+
+    @property
+    def precision(self) -> Precision:
+        """Dtypes of products with stored weights."""
+        return Precision(self.dtype, self.reduce_dtype)
 
 
 def compute_problems(config: ComputeConfig) -> Iterator[str]:
     """Yields what is wrong with a config, a line each."""
     yield from choice_problems(config)
+    yield from _remat_problems(config)
+    yield from (f"xla_options: {problem}" for problem in option_problems(config.xla_options))
     if not 0 <= config.dropout < 1:
         yield f"dropout must be at least 0 and below 1, not {config.dropout}"
     if not 0 < config.init_std < float("inf"):
         yield f"init_std must be positive and finite, not {config.init_std}"
+
+
+def _remat_problems(config: ComputeConfig) -> Iterator[str]:
+    known = (INPUT, ATTENTION, *PROJECTIONS)
+    policies, names = ", ".join(get_args(Remat)), ", ".join(known)
+    if config.remat not in get_args(Remat):
+        unknown = [name for name in config.remat.split(",") if name not in known]
+        if unknown:
+            yield f"remat must be one of {policies}, or names of {names}, not {config.remat!r}"
+    # Residuals of attention belong to a `shard_map`, out of which JAX offloads nothing.
+    movable = [name for name in known if name != ATTENTION]
+    for name in config.offload:
+        if name not in movable:
+            yield f"offload: {name!r} is not one of {', '.join(movable)}"
+    if config.offload and config.remat in ("none", "attention"):
+        yield f"offload: remat {config.remat} keeps all of a layer; choose full, dots or names"

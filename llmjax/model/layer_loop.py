@@ -5,14 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from llmjax.model.block import remat_policy
-from llmjax.model.compute import Remat
 from llmjax.model.layer_types import LayerType, group_of, layer_pattern
-from llmjax.model.layers import ATTENTION, PRODUCT, Aux, add_aux
+from llmjax.model.layers import Aux, add_aux
+from llmjax.model.remat import Policy
 from llmjax.parallel import mesh
-
-KEPT_NAMES: dict[Remat, tuple[str, ...]] = {"dots": (ATTENTION, PRODUCT), "full": (ATTENTION,)}
-"""Checkpoint names that are kept for the backward pass, besides each layer's input."""
 
 MAX_UNROLLED = 16
 """Layers up to which a stack is unrolled on a CPU, where that is faster than a scan."""
@@ -27,7 +23,8 @@ class LayerLoop(NamedTuple):
     body: Body
     types: tuple[LayerType, ...]
     groups: dict[str, tuple[int, ...]]
-    remat: Remat
+    policy: Policy | None
+    """What the backward pass keeps of a layer; None: all."""
 
     def run(self, carry: tuple, layers: dict[str, tuple]) -> tuple[tuple, Aux]:
         """Runs all layers with a scan, which compiles a single period.
@@ -113,10 +110,9 @@ class LayerLoop(NamedTuple):
         def run_layer(carry: tuple, layer: tuple) -> tuple[tuple, Aux]:
             return self.body(carry, layer, number)
 
-        if self.remat not in KEPT_NAMES:
+        if self.policy is None:
             return run_layer
-        policy = remat_policy(*KEPT_NAMES[self.remat])
-        return jax.checkpoint(run_layer, policy=policy, prevent_cse=prevent_cse)
+        return jax.checkpoint(run_layer, policy=self.policy, prevent_cse=prevent_cse)
 
 
 def split_layers(stacked: Any, count: int) -> list[Any]:

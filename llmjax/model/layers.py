@@ -10,16 +10,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model import products
+from llmjax.model.compute import ContextMethod, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
-
-PRODUCT = "product"
-"""Checkpoint name of the results of weight products, for remat policies."""
-
-ATTENTION = "attention"
-"""Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
 
 Aux = dict[str, tuple[jax.Array, jax.Array]]
 """Sums that layers add to the loss, such as a router's: name -> (sum, weight), float32 []."""
@@ -46,6 +41,10 @@ class ActivationSharding:
 
     length: str | None = "length"
     residual: str | None = "residual"
+    context: ContextMethod = "gather"
+    """How queries of self-attention meet the keys of other devices."""
+    zigzag: bool = False
+    """Whether rows are in the order of `attention.zigzag`."""
 
     def stream(self) -> Axes:
         """Axes of the residual stream, [B, L, D]."""
@@ -93,13 +92,16 @@ class Dense(nnx.Module):
         *,
         bias: bool,
         std: float,
-        dtype: str,
+        precision: Precision,
         rngs: nnx.Rngs,
         outer: int = 1,
         lora: LoraConfig | None = None,
+        name: str | None = None,
     ):
+        """`name` is the checkpoint name of the result, for remat policies."""
+        self.name = name
         self.kernel = normal(rngs, shape, axes, std)
-        self.axes, self.dtype, self.lora = axes, dtype, lora
+        self.axes, self.precision, self.lora = axes, precision, lora
         # One bias per output, split like the output: never over "embed".
         outer_axes = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
         if bias:
@@ -116,19 +118,21 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array, out: Axes) -> jax.Array:
         """[B, L, *inner] -> [B, L, *outer] with logical axes `out`, in the compute dtype."""
         bias = self.bias[...] if self.has_bias else None
-        y = products.dense(x, self.kernel[...], bias, axes=self.axes, out=out, dtype=self.dtype)
+        y = products.dense(
+            x, self.kernel[...], bias, axes=self.axes, out=out, precision=self.precision
+        )
         if self.lora is not None:
             y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
-        return checkpoint_name(y, PRODUCT)
+        return y if self.name is None else checkpoint_name(y, self.name)
 
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
         """x A B; the intermediate result is split over rows only."""
         middle = (out[0], "length" if out[1] == "residual" else out[1], None)
         narrow = products.dense(
-            x, self.lora_a[...], None, axes=self.a_axes, out=middle, dtype=self.dtype
+            x, self.lora_a[...], None, axes=self.a_axes, out=middle, precision=self.precision
         )
         return products.dense(
-            narrow, self.lora_b[...], None, axes=self.b_axes, out=out, dtype=self.dtype
+            narrow, self.lora_b[...], None, axes=self.b_axes, out=out, precision=self.precision
         )
 
 
@@ -187,34 +191,51 @@ class Table(nnx.Module):
     """An embedding table, [size, width]."""
 
     def __init__(
-        self, size: int, width: int, axes: Axes, *, std: float, dtype: str, rngs: nnx.Rngs
+        self,
+        size: int,
+        width: int,
+        axes: Axes,
+        *,
+        std: float,
+        precision: Precision,
+        rngs: nnx.Rngs,
     ):
         self.rows = normal(rngs, (size, width), axes, std)
-        self.axes, self.dtype = axes, dtype
+        self.axes, self.precision = axes, precision
 
     def __call__(self, index: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L] int32 -> [B, L, width] in the compute dtype, split like the residual stream."""
-        return _look_up(self.rows[...], index, self.axes, sharding, self.dtype)
+        return _look_up(self.rows[...], index, self.axes, sharding, self.precision)
 
 
-# The custom derivative sums in float32 whatever the compute dtype, and each device adds up only its
-# own rows of the table before the reduction.
+# The custom derivative sums a device's tokens in float32 whatever the compute dtype, and each
+# device adds up only its own rows of the table before the reduction.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _look_up(
-    rows: jax.Array, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
+    rows: jax.Array,
+    index: jax.Array,
+    axes: Axes,
+    sharding: ActivationSharding,
+    precision: Precision,
 ) -> jax.Array:
     spec = mesh.out_sharding(*sharding.stream())
-    return products.gather(rows, axes, dtype).at[index].get(mode="clip", out_sharding=spec)
+    return (
+        products.gather(rows, axes, precision.dtype).at[index].get(mode="clip", out_sharding=spec)
+    )
 
 
 def _look_up_forward(
-    rows: jax.Array, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
+    rows: jax.Array,
+    index: jax.Array,
+    axes: Axes,
+    sharding: ActivationSharding,
+    precision: Precision,
 ) -> tuple[jax.Array, tuple]:
-    return _look_up(rows, index, axes, sharding, dtype), (rows, index)
+    return _look_up(rows, index, axes, sharding, precision), (rows, index)
 
 
 def _look_up_backward(
-    axes: Axes, sharding: ActivationSharding, dtype: str, saved: tuple, dx: jax.Array
+    axes: Axes, sharding: ActivationSharding, precision: Precision, saved: tuple, dx: jax.Array
 ) -> tuple[jax.Array, None]:
     rows, index = saved
     size, width = rows.shape[0] // mesh.parts(axes[0]), rows.shape[1]
@@ -223,7 +244,9 @@ def _look_up_backward(
         row = index - size * mesh.part_index(axes[0])
         row = jnp.where((row >= 0) & (row < size), row, size)  # size: another device's row
         sums = jnp.zeros((size, width), jnp.float32).at[row].add(dx, mode="drop")
-        return (mesh.reduce_scatter(sums, ("batch", sharding.length), axes),)
+        over = ("batch", sharding.length)
+        sums = sums.astype(products.reduced(precision, *over))
+        return (mesh.reduce_scatter(sums, over, axes).astype(rows.dtype),)
 
     dx_axes = sharding.gathered()
     return mesh.per_device(local, (dx_axes[:2], dx_axes), (axes,))(index, dx)[0], None

@@ -36,11 +36,20 @@ class MLP(nnx.Module):
     ):
         d, f = config.d_model, width
         self.gated, self.activation = config.gated, config.activation
-        bias, dtype = config.mlp_bias, compute.dtype
+        bias, precision = config.mlp_bias, compute.precision
 
         def project(name: Target, shape: tuple[int, int], axes: Axes, std: float) -> Dense:
             lora = adapter(config, name)
-            return Dense(shape, axes, bias=bias, std=std, dtype=dtype, rngs=rngs, lora=lora)
+            return Dense(
+                shape,
+                axes,
+                bias=bias,
+                std=std,
+                precision=precision,
+                rngs=rngs,
+                lora=lora,
+                name=name,
+            )
 
         if self.gated:
             self.gate = project("gate", (d, f), ("embed", "mlp"), compute.init_std)

@@ -11,6 +11,8 @@ from flax import nnx
 from llmjax.errors import UserError
 from llmjax.model import cache as caches
 from llmjax.model import products
+from llmjax.model.attention import zigzag
+from llmjax.model.attention.context import sharding_of
 from llmjax.model.attention.mask import Mask
 from llmjax.model.block import BlockContext
 from llmjax.model.cache import Cache
@@ -113,15 +115,17 @@ class Model:
         if not self.config.num_decoder_layers:
             return self._encode(params, tokens, positions, segments, keys[0], token_types)
         encoder_aux: Aux = {}
-        context = self._context("tokens", tokens, positions, segments, causal=True)
+        tokens, context = self._context("tokens", tokens, positions, segments, causal=True)
         if encoder_tokens is not None:
             source = (encoder_tokens, encoder_positions, encoder_segments)
             encoded, encoder_aux = self._encode(params, *source, keys[0])
-            crossed = Mask(segments, encoder_segments, causal=False)
+            crossed = Mask(context.mask.query_segments, encoder_segments, causal=False)
             context = replace(context, encoded=encoded, encoded_mask=crossed)
         module, unstacked = self._module(params), unstacked_layers(params, "decoder")
-        x = module.embed(tokens, TRAIN)
+        x = module.embed(tokens, context.sharding)
         x, _, aux = module.decoder(x, context, None, keys[1], unstacked)
+        if context.sharding.zigzag:
+            x = mesh.reshard(zigzag.leave(x), *TRAIN.stream())
         return Hidden(x, add_aux(encoder_aux, aux))
 
     def hidden(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
@@ -297,10 +301,10 @@ class Model:
         key: jax.Array | None,
         token_types: jax.Array | None = None,
     ) -> Hidden:
-        context = self._context("encoder_tokens", tokens, positions, segments, causal=False)
+        tokens, context = self._context("encoder_tokens", tokens, positions, segments, causal=False)
         context = replace(context, token_types=token_types)
         module, unstacked = self._module(params), unstacked_layers(params, "encoder")
-        x = module.embed(tokens, TRAIN)
+        x = module.embed(tokens, context.sharding)
         x, _, aux = module.encoder(x, context, None, key, unstacked)
         return Hidden(x, aux)
 
@@ -312,13 +316,18 @@ class Model:
         segments: jax.Array | None,
         *,
         causal: bool,
-    ) -> BlockContext:
+    ) -> tuple[jax.Array, BlockContext]:
+        """The tokens in the order that their devices hold them, and the inputs of the layers."""
         _check_rows(name, tokens, "batch", "residual")
         if positions is None:
             self._check_length(tokens.shape[1])
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        sharding = sharding_of(self.config, self.compute, tokens.shape[1], causal=causal)
+        if sharding.zigzag:
+            tokens, positions = zigzag.enter(tokens), zigzag.enter(positions)
+            segments = None if segments is None else zigzag.enter(segments)
         mask = Mask(segments, segments, None, causal)
-        return BlockContext(TRAIN, mesh.reshard(positions, "batch", "length"), mask)
+        return tokens, BlockContext(sharding, mesh.reshard(positions, "batch", "length"), mask)
 
     def _logits(self, params: Params, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
         rows, bias = self.lm_head(params)
@@ -329,7 +338,7 @@ class Model:
             bias,
             axes=("embed", "vocab"),
             out=("batch", sharding.length, "vocab"),
-            dtype=self.compute.dtype,
+            precision=self.compute.precision,
             result="float32",
         )
         cap = self.config.logit_softcap

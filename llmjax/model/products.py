@@ -1,18 +1,21 @@
 """Products with stored weights, for every projection of the model.
 
-Operands are in the compute dtype and sums in float32; the weight's gradient is float32 with the
-weight's sharding. The derivative is custom because autodiff would transpose the casts and the
-gather too: gradients would be rounded to bfloat16 before the reduction over devices, gathered
-weights would be kept for the backward pass, and the transposed products would miss the CPU's fast
-path (bfloat16 operands, float32 result).
+Operands are in the compute dtype and a device's sums in float32; sums over devices are added in the
+dtype that `reduced` says. The weight's gradient has the weight's dtype and sharding. The derivative
+is custom because autodiff would transpose the casts and the gather too: gradients would always be
+rounded to bfloat16 before the reduction over devices, gathered weights would be kept for the
+backward pass, and the transposed products would miss the CPU's fast path (bfloat16 operands,
+float32 result).
 """
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from llmjax.model.compute import Precision
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -24,7 +27,7 @@ def dense(
     *,
     axes: Axes,
     out: Axes,
-    dtype: str,
+    precision: Precision,
     result: str | None = None,
 ) -> jax.Array:
     """x @ kernel + bias.
@@ -35,13 +38,14 @@ def dense(
       bias: [*outer] or None.
       axes: logical axes of the kernel as stored.
       out: logical axes of the result.
-      dtype: of the operands.
+      precision: dtypes of the operands and of sums over devices.
       result: dtype of the result; None: that of the operands.
 
     Returns:
       [B, L, *outer].
     """
-    return _dense(x.astype(dtype), kernel, bias, axes, out, (dtype, result or dtype))
+    x = x.astype(precision.dtype)
+    return _dense(x, kernel, bias, axes, out, Dtypes(precision, result or precision.dtype))
 
 
 def gathered(axes: Axes) -> Axes:
@@ -54,16 +58,32 @@ def gather(weight: jax.Array, axes: Axes, dtype: str) -> jax.Array:
     return mesh.reshard(weight.astype(dtype), *gathered(axes))
 
 
+def reduced(precision: Precision, *over: str | None) -> str:
+    """The dtype in which sums over the devices that share these logical axes are added.
+
+    float32 where no devices share them, since nothing is sent.
+    """
+    if all(mesh.parts(axis) == 1 for axis in over):
+        return "float32"
+    if precision.reduce != "auto":
+        return precision.reduce
+    return "float32" if mesh.platform() == "cpu" else precision.dtype
+
+
 def dot(
     a: jax.Array,
     b: jax.Array,
     contract: tuple[tuple[int, ...], tuple[int, ...]],
     spec: jax.sharding.PartitionSpec | None,
+    result: str = "float32",
 ) -> jax.Array:
-    """`dot_general` without batch dimensions, summed in float32, exact for float32 operands."""
+    """`dot_general` without batch dimensions, exact for float32 operands.
+
+    Each device sums in float32; the sums of several are added in the dtype of the result.
+    """
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(
-        a, b, (contract, ((), ())), precision, preferred_element_type=jnp.float32, out_sharding=spec
+        a, b, (contract, ((), ())), precision, preferred_element_type=result, out_sharding=spec
     )
 
 
@@ -73,7 +93,11 @@ def einsum(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(formula, a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-Dtypes = tuple[str, str]
+class Dtypes(NamedTuple):
+    """Dtypes of a product."""
+
+    precision: Precision
+    result: str
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -85,9 +109,11 @@ def _dense(
     single = x.shape[:2] == (1, 1) and x.dtype == jnp.bfloat16 and mesh.platform() == "cpu"
     # A CPU takes eight times as long for one bfloat16 row as for two.
     rows = jnp.broadcast_to(x, (2, *x.shape[1:])) if single else x
-    y = dot(rows, gather(kernel, axes, dtypes[0]), contract, mesh.out_sharding(*out))
+    weight = gather(kernel, axes, dtypes.precision.dtype)
+    sums = reduced(dtypes.precision, *gathered(axes)[:inner])
+    y = dot(rows, weight, contract, mesh.out_sharding(*out), sums)
     y = y[:1] if single else y
-    return (y if bias is None else y + bias).astype(dtypes[1])
+    return (y if bias is None else y + bias).astype(dtypes.result)
 
 
 def _dense_forward(
@@ -102,11 +128,16 @@ def _dense_backward(axes: Axes, out: Axes, dtypes: Dtypes, saved: tuple, dy: jax
     dy = dy.astype(x.dtype)
     contract = (tuple(range(2, dy.ndim)), tuple(range(x.ndim - 2, kernel.ndim)))
     spec = mesh.spec_of(x)
-    dx = dot(dy, gather(kernel, axes, dtypes[0]), contract, spec).astype(x.dtype)
-    return dx, weight_gradient(x, dy, 2, axes).astype(kernel.dtype), dbias
+    weight, precision = gather(kernel, axes, dtypes.precision.dtype), dtypes.precision
+    sums = reduced(precision, *gathered(axes)[x.ndim - 2 :])
+    dx = dot(dy, weight, contract, spec, sums).astype(x.dtype)
+    sums = reduced(precision, "batch", "length")
+    return dx, weight_gradient(x, dy, 2, axes, sums).astype(kernel.dtype), dbias
 
 
-def weight_gradient(x: jax.Array, dy: jax.Array, rows: int, axes: Axes | None = None) -> jax.Array:
+def weight_gradient(
+    x: jax.Array, dy: jax.Array, rows: int, axes: Axes | None = None, result: str = "float32"
+) -> jax.Array:
     """Sums the outer products of x and dy over rows.
 
     CPUs are faster with the narrower operand on the left; the barrier keeps XLA from swapping the
@@ -117,14 +148,15 @@ def weight_gradient(x: jax.Array, dy: jax.Array, rows: int, axes: Axes | None = 
       dy: [*rows, *outer].
       rows: number of leading dimensions to sum over.
       axes: logical axes of the result; None inside `mesh.per_device`.
+      result: its dtype, in which the sums of devices are added.
 
     Returns:
-      [*inner, *outer] float32.
+      [*inner, *outer].
     """
     inner, outer = x.ndim - rows, dy.ndim - rows
 
     def multiply(a: jax.Array, b: jax.Array, spec: jax.sharding.PartitionSpec | None) -> jax.Array:
-        return dot(a, b, (tuple(range(rows)),) * 2, spec)
+        return dot(a, b, (tuple(range(rows)),) * 2, spec, result)
 
     def product(a: jax.Array, b: jax.Array, axes: Axes | None) -> jax.Array:
         if axes is None:

@@ -31,6 +31,7 @@ from llmjax.model.layers import (
     sinusoids,
 )
 from llmjax.model.mlp import ACTIVATIONS
+from llmjax.model.remat import layer_policy
 from llmjax.parallel import mesh
 
 
@@ -40,8 +41,8 @@ class Transformer(nnx.Module):
     def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.config = config
         vocab, d, std = config.vocab_size, config.d_model, compute.init_std
-        axes, dtype = ("vocab", "embed"), compute.dtype
-        self.embedding = Table(vocab, d, axes, std=std, dtype=dtype, rngs=rngs)
+        axes, precision = ("vocab", "embed"), compute.precision
+        self.embedding = Table(vocab, d, axes, std=std, precision=precision, rngs=rngs)
         if config.num_encoder_layers:
             layers = config.num_encoder_layers
             self.encoder = Stack(config, compute, layers=layers, cross=False, rngs=rngs)
@@ -81,14 +82,14 @@ class Transform(nnx.Module):
     def __call__(self, x: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L, D] -> [B, L, D], split as `sharding.stream()`."""
         x = self.dense(mesh.reshard(x, *sharding.gathered()), sharding.stream()).astype(jnp.float32)
-        return self.norm(self.activation(x).astype(self.dense.dtype))
+        return self.norm(self.activation(x).astype(self.dense.precision.dtype))
 
 
 def square(config: ModelConfig, compute: ComputeConfig, *, bias: bool, rngs: nnx.Rngs) -> Dense:
     """Creates a projection from the residual stream to the residual stream."""
     d = config.d_model
-    std, dtype = compute.init_std, compute.dtype
-    return Dense((d, d), ("embed", None), bias=bias, std=std, dtype=dtype, rngs=rngs)
+    std, precision = compute.init_std, compute.precision
+    return Dense((d, d), ("embed", None), bias=bias, std=std, precision=precision, rngs=rngs)
 
 
 class Stack(nnx.Module):
@@ -107,8 +108,8 @@ class Stack(nnx.Module):
         d = config.d_model
 
         def table(rows: int, axis: str | None) -> Table:
-            axes, dtype = (axis, "embed"), compute.dtype
-            return Table(rows, d, axes, std=compute.init_std, dtype=dtype, rngs=rngs)
+            axes, precision = (axis, "embed"), compute.precision
+            return Table(rows, d, axes, std=compute.init_std, precision=precision, rngs=rngs)
 
         if config.positions == "learned":
             self.positions = table(config.max_length + config.first_position, "positions")
@@ -171,7 +172,7 @@ class Stack(nnx.Module):
                 name: (part, None if layer_keys is None else self._group_keys(layer_keys, name))
                 for name, part in params.items()
             }
-            loop = LayerLoop(body, self.layer_types, self.groups, self.compute.remat)
+            loop = LayerLoop(body, self.layer_types, self.groups, layer_policy(self.compute))
             (x, cache), aux = loop.run((x, cache), stacked)
         else:
             carry, aux = (x, cache), {}

@@ -49,6 +49,9 @@ class Collective:
     """How often a device runs it in one run of the program."""
     nbytes: float
     """Bytes of its arrays before scattering, or after gathering, of one device, once."""
+    is_async: bool = False
+    """Whether the compiler lets it run beside other work: it is started and awaited, or runs
+    inside the fusion of a product."""
 
     @property
     def total_bytes(self) -> float:
@@ -86,8 +89,10 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
         axes, devices, crossed = _taking_part(groups, mesh, slices)
         if kind == "all-reduce" and each.computation.startswith(SCATTER):
             kind = "reduce-scatter"  # as TPU compilers write it: the fusion's result is a part
+        is_async = instruction.opcode.endswith("-start") or each.computation != each.scheduled
+        nbytes = _nbytes(instruction, kind, devices)
         found[_identity(each)] = Collective(
-            kind, axes, devices, crossed, each.times, _nbytes(instruction, kind, devices)
+            kind, axes, devices, crossed, each.times, nbytes, is_async
         )
     return [each for each in found.values() if each.devices > 1]
 

@@ -1,11 +1,32 @@
-"""JAX's persistent compilation cache."""
+"""JAX's persistent compilation cache, and options of the compilers of accelerators."""
 
 import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
+from llmjax.errors import UserError
 from llmjax.storage.writing import cache_root
+
+Options = dict[str, str | bool | int]
+
+OPTIONS: Mapping[str, Options] = {
+    # Predicted gains: docs/performance.md.
+    "tpu": {
+        # VMEM of a fusion in KiB. More of a product's operands stay in VMEM.
+        "xla_tpu_scoped_vmem_limit_kib": 40_960,
+    },
+    "gpu": {
+        # Starts collectives as early and awaits them as late as memory allows.
+        "xla_gpu_enable_latency_hiding_scheduler": True,
+    },
+}
+"""By platform; a CPU's compiler gets none."""
+
+_UNKNOWN = re.compile(r"[Nn]o such compile option: '?([\w.\-]+)")
+_PAIR = re.compile(r"(?:--)?([A-Za-z]\w*)=(\S+)")
 
 
 def enable_compilation_cache(cache_dir: str | None = None) -> None:
@@ -17,6 +38,69 @@ def enable_compilation_cache(cache_dir: str | None = None) -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_root(cache_dir) / "compiled" / _processor()
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def compiler_options(platform: str, added: Sequence[str] = ()) -> Options:
+    """The options of a platform's compiler, and those of a user, which have precedence.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      added: such as "xla_tpu_scoped_vmem_limit_kib=16384".
+    """
+    pairs = (_PAIR.fullmatch(each) for each in added)
+    values = {pair[1]: _value(pair[2]) for pair in pairs if pair}
+    return {**OPTIONS.get(platform, {}), **values}
+
+
+def option_problems(added: Sequence[str]) -> Iterator[str]:
+    """Yields what is wrong with how a user writes options, a line each."""
+    for each in added:
+        if not _PAIR.fullmatch(each):
+            yield f"{each!r} is not NAME=VALUE"
+
+
+def accepted_options(platform: str, added: Sequence[str] = ()) -> Options:
+    """As `compiler_options`, without those of ours that this version of the compiler lacks.
+
+    Compiles an empty program to find out.
+
+    Raises:
+      UserError: the compiler lacks an option of the user, or refuses its value.
+    """
+    options = compiler_options(platform, added)
+    mine = {pair[1] for each in added if (pair := _PAIR.fullmatch(each))}
+    program = jax.jit(lambda: 0).lower() if options else None
+    while options and program:
+        try:
+            program.compile(compiler_options=dict(options))
+            break
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            unknown = _UNKNOWN.search(str(error))
+            if unknown is None or unknown[1] in mine or unknown[1] not in options:
+                raise _refusal(platform, added, str(error)) from error
+            del options[unknown[1]]
+    return options
+
+
+def _refusal(platform: str, added: Sequence[str], message: str) -> UserError:
+    unknown = _UNKNOWN.search(message)
+    if unknown:
+        return UserError(
+            f"compute.xla_options {unknown[1]}",
+            f"the compiler for {platform} has no option of this name",
+            "correct it or leave it out; names depend on the version of jaxlib or libtpu",
+        )
+    return UserError(
+        f"compute.xla_options {' '.join(added)}",
+        message.splitlines()[0],
+        "correct the value or leave it out",
+    )
+
+
+def _value(text: str) -> str | bool | int:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
 
 
 def _processor() -> str:

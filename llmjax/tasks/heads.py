@@ -71,7 +71,7 @@ class Head:
 
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = mesh.reshard(states, "batch", None, None)
-        plain, dtype = ("batch", None, None), model.compute.dtype
+        plain, precision = ("batch", None, None), model.compute.precision
         body = {name: value for name, value in params.items() if name != "heads"}
         if self.neck == "pooler":
             x = model.pool_each(body, x)
@@ -86,7 +86,7 @@ class Head:
                 layer["bias"],
                 axes=("embed", None),
                 out=plain,
-                dtype=dtype,
+                precision=precision,
             )
             x = jnp.tanh(x) if self.neck == "tanh" else jax.nn.relu(x)
         x = dropout(mesh.reshard(x, *plain), model.compute.dropout, keys[1])
@@ -96,7 +96,7 @@ class Head:
             head_params["out"].get("bias"),
             axes=("embed", None),
             out=plain,
-            dtype=dtype,
+            precision=precision,
             result="float32",
         )
 

@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 import jax
 
 from llmjax.data.batch import Batch
+from llmjax.parallel.compilation import accepted_options
+from llmjax.parallel.host_memory import check_host_memory
+from llmjax.parallel.mesh import platform_of
 from llmjax.run.telemetry.goodput import Activity
 from llmjax.state import TrainState, Tree
 from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
@@ -88,11 +91,14 @@ class Steps:
 
 
 def _program(session: Session, loss: LossFunction) -> Step:
-    config = session.config
+    config, platform = session.config, platform_of(session.mesh)
+    if config.compute.offload:
+        check_host_memory(session.mesh)
     return make_train_step(
         loss,
         session.optimizer,
         seed=config.seed,
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
+        compiler_options=accepted_options(platform, config.compute.xla_options),
     )

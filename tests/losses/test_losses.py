@@ -13,7 +13,7 @@ from llmjax.losses.labels import mean_squared_error
 from llmjax.losses.scores import LogitConfig
 from llmjax.losses.token_loss import token_loss, token_nll
 from llmjax.model.checks import resolve
-from llmjax.model.compute import ComputeConfig
+from llmjax.model.compute import ComputeConfig, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 
@@ -22,10 +22,10 @@ MODEL = Model(
     resolve(ModelConfig(V, 16, d_model=D, num_decoder_layers=1, num_heads=2, logit_softcap=2.0), V)
 )
 HEADS = {
-    "plain": LogitConfig(None, 0.0, 0.0, V, "float32"),
-    "z-loss": LogitConfig(None, 0.1, 0.0, V, "float32"),
-    "smooth": LogitConfig(None, 0.0, 0.2, V, "float32"),
-    "all": LogitConfig(1.5, 0.1, 0.2, V, "float32"),
+    "plain": LogitConfig(None, 0.0, 0.0, V, Precision("float32")),
+    "z-loss": LogitConfig(None, 0.1, 0.0, V, Precision("float32")),
+    "smooth": LogitConfig(None, 0.0, 0.2, V, Precision("float32")),
+    "all": LogitConfig(1.5, 0.1, 0.2, V, Precision("float32")),
 }
 
 
@@ -123,7 +123,7 @@ def test_model_and_loss_agree():
     _, _, _, targets, weights = operands()
     batch = {"inputs": (targets + 1) % V, "targets": targets, "weights": weights}
     loss = token_loss(MODEL, params, batch)
-    head = LogitConfig(None, 0.0, 0.0, V, "float32")
+    head = LogitConfig(None, 0.0, 0.0, V, Precision("float32"))
     z = MODEL.apply(params, batch["inputs"])
     expected = plain(z, jnp.eye(V), 0.0, targets, weights, head)
     sums = (loss.objective, loss.sums["loss"].total, loss.weight, loss.sums["accuracy"].total)
@@ -156,7 +156,7 @@ def test_nats_of_single_tokens_have_a_derivative(head):
 def test_bfloat16_sums_in_float32():
     """With many tokens in half precision, only operands are rounded, not the sum."""
     hidden, rows, bias, targets, weights = operands()
-    half = HEADS["plain"]._replace(dtype="bfloat16")
+    half = HEADS["plain"]._replace(precision=Precision("bfloat16"))
     many = jnp.tile(hidden.astype(jnp.bfloat16), (64, 1, 1))
     tiled = (jnp.tile(targets, (64, 1)), jnp.tile(weights, (64, 1)))
     sums = cross_entropy(many, rows, bias, *tiled, half)
@@ -173,7 +173,7 @@ def test_mean_squared_error():
     assert loss.sums.keys() == {"loss"}
 
 
-@pytest.mark.parametrize("remat", ["attention", "dots", "full"])
+@pytest.mark.parametrize("remat", ["attention", "dots", "full", "query,up,attention"])
 def test_remat_does_not_change_the_result(remat):
     """The same loss and gradients, and fewer numbers kept for the backward pass."""
     config = replace(MODEL.config, num_decoder_layers=2)

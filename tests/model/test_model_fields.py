@@ -1,11 +1,12 @@
 """Every field of the config has an effect."""
 
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import jax
 import numpy as np
 import pytest
-from shapes import BOTH, batch
+from shapes import BOTH, MESHES, batch
 
 from llmjax.errors import UserError
 from llmjax.losses.token_loss import token_loss
@@ -15,6 +16,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.rope import LinearScaling, LongRopeScaling
+from llmjax.parallel.mesh import make_mesh
 
 BASE = replace(BOTH, norm="layernorm", positions="rotary", window=None, qk_norm=False)
 OTHER = {
@@ -73,7 +75,11 @@ OTHER_COMPUTE = {
     "dtype": "bfloat16",
     "remat": "full",
     "attention": "blocked",
+    "reduce_dtype": "bfloat16",
+    "offload": ("input",),
+    "context_parallel": "gather",
 }
+COMPUTE_NEEDS = {"offload": {"remat": "full"}}
 WINDOW = {"window": 3}
 NEEDS = {
     "max_length": {"positions": "learned"},
@@ -115,12 +121,19 @@ def test_every_field_changes_the_program(name, programs):
     assert program(changed) != programs[name if name in NEEDS else ""]
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(ComputeConfig)])
+@pytest.mark.parametrize(
+    "name", [field.name for field in fields(ComputeConfig) if field.name != "xla_options"]
+)
 def test_every_field_of_compute_changes_the_program(name, programs):
-    changed = replace(COMPUTE, **{name: OTHER_COMPUTE[name]})
-    assert program(BASE, changed) != programs[""]
-    specs, changed_specs = (Model(BASE, c).abstract_params() for c in (COMPUTE, changed))
-    assert specs == changed_specs, "it never changes the parameters"
+    """All but options of the compiler."""
+    base = replace(COMPUTE, **COMPUTE_NEEDS.get(name, {}))
+    changed = replace(base, **{name: OTHER_COMPUTE[name]})
+    over_devices = {"reduce_dtype": "data", "context_parallel": "sequence"}.get(name)
+    with jax.set_mesh(make_mesh(MESHES[over_devices])) if over_devices else nullcontext():
+        before = programs[""] if base == COMPUTE and not over_devices else program(BASE, base)
+        assert program(BASE, changed) != before
+        specs, changed_specs = (Model(BASE, c).abstract_params() for c in (base, changed))
+        assert specs == changed_specs, "it never changes the parameters"
 
 
 BAD = {
@@ -171,6 +184,9 @@ def test_all_mistakes_at_once():
         ({"init_std": float("nan")}, "init_std must be positive"),
         ({"dtype": "float8"}, "dtype must be one of float32, bfloat16"),
         ({"remat": "some"}, "remat must be one of"),
+        ({"remat": "query,,key"}, "remat must be one of"),
+        ({"remat": "full", "offload": ("dots",)}, "offload: 'dots' is not one of input"),
+        ({"offload": ("input",)}, "offload: remat none keeps all"),
     ],
 )
 def test_mistakes_of_compute_are_named(change, message):

@@ -64,6 +64,23 @@ def test_loss_and_gradients(config, name, one_device):
         assert_close(jax.device_get((loss, gradients)), one_device[config], 1e-5)
 
 
+def test_gradients_and_tensor_parallel_sums_travel_in_the_stated_dtype(one_device):
+    """Each device's sums are rounded once, and the sum of devices has that dtype too."""
+    for name, dtype in (("fsdp", "auto"), ("fsdp", "bfloat16"), ("tensor", "bfloat16")):
+        compute = replace(COMPUTE[PLAIN], reduce_dtype=dtype)
+        model, params = make(PLAIN, compute)
+        with jax.set_mesh(make_mesh(MESHES[name])):
+            _, gradients = loss_and_gradients(model, placed(params, model), batch(PLAIN))
+        narrow = [
+            (np.asarray(leaf) == np.asarray(leaf.astype("bfloat16"), np.float32)).all()
+            for leaf in jax.tree.leaves(gradients)
+            if leaf.ndim > 2  # the kernels of layers
+        ]
+        assert set(narrow) == {dtype == "bfloat16"}
+        if dtype == "bfloat16":
+            assert_close(jax.device_get(gradients), one_device[PLAIN][1], 2e-2)
+
+
 def test_an_axis_split_into_several_mesh_axes(one_device):
     """fsdp through three dimensions of a torus, with tensor parallelism beside it."""
     model, params = make(PLAIN, COMPUTE[PLAIN])

@@ -1,7 +1,15 @@
 import jax
 import pytest
 
-from llmjax.parallel.compilation import enable_compilation_cache
+from llmjax.errors import UserError
+from llmjax.parallel import compilation
+from llmjax.parallel.compilation import (
+    OPTIONS,
+    accepted_options,
+    compiler_options,
+    enable_compilation_cache,
+    option_problems,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +29,27 @@ def test_a_folder_that_the_user_chose_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     enable_compilation_cache(str(tmp_path))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def test_options_of_accelerators_and_of_the_user():
+    given = compiler_options("tpu", ("xla_tpu_scoped_vmem_limit_kib=16384", "--xla_some=False"))
+    assert given == dict(OPTIONS["tpu"]) | {
+        "xla_tpu_scoped_vmem_limit_kib": 16384,
+        "xla_some": False,
+    }
+    assert compiler_options("cpu") == {}
+    assert list(option_problems(("a=1", "b", "=2", "--c=x"))) == [
+        "'b' is not NAME=VALUE",
+        "'=2' is not NAME=VALUE",
+    ]
+
+
+def test_what_the_compiler_does_not_know(monkeypatch):
+    """An option of ours is left out, and one of the user's is an error that names it."""
+    known = {"xla_cpu_enable_fast_math": True}
+    monkeypatch.setitem(compilation.OPTIONS, "cpu", known | {"xla_of_another_version": 1})
+    assert accepted_options("cpu") == known
+    with pytest.raises(UserError, match="xla_mistyped"):
+        accepted_options("cpu", ("xla_mistyped=1",))
+    with pytest.raises(UserError, match=r"xla_cpu_enable_fast_math=7: .*not a valid bool"):
+        accepted_options("cpu", ("xla_cpu_enable_fast_math=7",))

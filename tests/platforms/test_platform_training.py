@@ -240,7 +240,7 @@ def test_meshes_of_gpus(sizes, kernel, segments):
 def test_meshes_of_tpus(sizes, segments):
     with pretend.devices("tpu", **sizes):
         traced = text_step(small(DECODER, num_kv_heads=4), segments=segments)
-        assert pretend.lowered(traced, "tpu").count(SPLASH) == 3, "forward, and backward in two"
+        assert pretend.lowered(traced, "tpu").count(SPLASH) == 2, "forward, and backward"
 
 
 @pytest.mark.parametrize("remat", get_args(Remat))
@@ -254,7 +254,23 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
             unpacked = text_step(small(DECODER), replace(COMPUTE, remat=remat), segments=False)
             assert pretend.kernels(unpacked) == UNPACKED
         else:
-            assert pretend.lowered(traced, platform).count(SPLASH) == 3
+            assert pretend.lowered(traced, platform).count(SPLASH) == 2
+
+
+def test_what_is_offloaded_and_what_is_recomputed():
+    """Names of remat and offload: attention runs again unless its output is kept."""
+
+    def lowered(**fields):
+        with pretend.devices("tpu", fsdp=1):
+            traced = text_step(small(DECODER), replace(COMPUTE, **fields))
+            return pretend.lowered(traced, "tpu")
+
+    text = lowered(remat="input", offload=("input",))
+    assert text.count(SPLASH) == 3, "forward twice"
+    assert "pinned_host" in text
+    text = lowered(remat="query,attention", offload=("query",))
+    assert text.count(SPLASH) == 2
+    assert "pinned_host" in text
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)

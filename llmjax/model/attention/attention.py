@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 
 from llmjax.errors import UserError
-from llmjax.model.attention import blocked, cudnn, unrolled
+from llmjax.model.attention import all_to_all, blocked, cudnn, ring, unrolled
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs
 from llmjax.model.compute import AttentionBackend
 from llmjax.model.products import einsum
@@ -34,6 +34,11 @@ def attend(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.A
     Returns:
       [B, T, H, K] in the dtype of q.
     """
+    method = inputs.sharding.context
+    if method == "ring":
+        return ring.ring(inputs)
+    if method == "all_to_all":
+        return all_to_all.all_to_all(inputs, partial(attend, backend=backend))
     implementation = reference if inputs.bias is not None else _choose(backend, inputs)
     return implementation(inputs)
 
@@ -55,6 +60,8 @@ def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
         from llmjax.model.attention import splash
 
         if splash.supports(inputs):
+            if max(inputs.q.shape[1], inputs.k.shape[1]) > splash.LONGEST and ring.supports(inputs):
+                return ring.ring
             return splash.splash
     elif backend == "blocked":
         return blocked.blocked

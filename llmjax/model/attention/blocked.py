@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
-from llmjax.model.layers import ATTENTION, ActivationSharding
+from llmjax.model.compute import ATTENTION
+from llmjax.model.layers import ActivationSharding
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -173,7 +174,32 @@ def _local_forward(
     *,
     rules: BlockRules,
 ) -> tuple[jax.Array, jax.Array]:
-    tiles = tile(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
+    return local_forward(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
+
+
+def local_forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskArrays,
+    rules: BlockRules,
+    dtype: jnp.dtype | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of one device's arrays.
+
+    Args:
+      q: [B, T, H, K].
+      k: [B, S, N, K].
+      v: as k.
+      mask: which keys each query sees.
+      rules: static parameters.
+      dtype: of the output; None: that of q.
+
+    Returns:
+      The output [B, T, H, K], zeros where a query sees nothing, and the log-sum-exp of the scores
+      [B, H, T] float32, HIDDEN there.
+    """
+    tiles, dtype = tile(q, k, v, mask, rules), dtype or q.dtype
 
     def query_block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         def add(j: jax.Array, carry: tuple) -> tuple:
@@ -190,7 +216,7 @@ def _local_forward(
         start = (jnp.full(shape[:-1], HIDDEN), jnp.zeros(shape[:-1]), jnp.zeros(shape))
         top, total, weighted = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
         total = jnp.where(total == 0.0, 1.0, total)  # nothing visible: zeros
-        return (weighted / total[..., None]).astype(q.dtype), top + jnp.log(total)
+        return (weighted / total[..., None]).astype(dtype), top + jnp.log(total)
 
     out, lse = jax.lax.map(query_block, jnp.arange(tiles.q.shape[0]))
     length = q.shape[1]
@@ -211,12 +237,45 @@ def _local_backward(
     *,
     rules: BlockRules,
 ) -> tuple[jax.Array, ...]:
-    tiles = tile(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
+    mask = MaskArrays(index, query_segments, key_segments)
+    dq, dk, dv = local_backward(q, k, v, mask, (lse, delta(out, dout)), dout, rules, q.dtype)
+    axes = _axes(rules.sharding)[1]
+    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def delta(out: jax.Array, dout: jax.Array) -> jax.Array:
+    """Products of the output's heads and their gradients, [B, T, H, K] -> [B, H, T] float32."""
+    return (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
+
+
+def local_backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskArrays,
+    saved: tuple[jax.Array, jax.Array],
+    dout: jax.Array,
+    rules: BlockRules,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients by one device's queries, keys and values.
+
+    Args:
+      q: [B, T, H, K].
+      k: [B, S, N, K].
+      v: as k.
+      mask: which keys each query sees.
+      saved: the log-sum-exp over all keys that the queries see, these or others too, and `delta`
+        of their output, [B, H, T] float32 each.
+      dout: [B, T, H, K], the gradient by the output.
+      rules: static parameters.
+      dtype: of the gradient by q; the others are float32.
+    """
+    tiles = tile(q, k, v, mask, rules)
     blocks, _, n, _, block, width = tiles.q.shape
     douts = cut_queries(dout.astype(v.dtype), n, block)
-    product = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    deltas = cut_queries(product, n, block)
-    lses = cut_queries(lse.swapaxes(1, 2)[..., None], n, block)
+    lses, deltas = (cut_queries(x.swapaxes(1, 2)[..., None], n, block) for x in saved)
 
     def query_block(sums: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
         def add(j: jax.Array, sums: tuple) -> tuple:
@@ -234,11 +293,9 @@ def _local_backward(
 
         start = (jnp.zeros(tiles.q.shape[1:]), *sums)
         dq, dk, dv = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
-        return (dk, dv), dq.astype(q.dtype)
+        return (dk, dv), dq.astype(dtype)
 
     zeros = jnp.zeros(tiles.k.shape)
     (dk, dv), dq = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(blocks))
-    axes = _axes(rules.sharding)[1]
     dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
-    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
-    return join_queries(dq, q.shape[1]), dk.astype(k.dtype), dv.astype(v.dtype)
+    return join_queries(dq, q.shape[1]), dk, dv

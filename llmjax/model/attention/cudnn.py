@@ -22,7 +22,7 @@ def supports(inputs: AttentionInputs) -> bool:
     """
     q, k, _, mask = inputs[:4]
     (b, t, _, width), s = q.shape, k.shape[1]
-    size = 2 * b * t * s // mesh.parts("batch")
+    size = 2 * b * t * s // mesh.shards("batch")
     return (
         gpus.has_flash()
         and q.dtype == jnp.bfloat16
@@ -30,7 +30,7 @@ def supports(inputs: AttentionInputs) -> bool:
         and width <= 128
         and inputs.softcap is None
         and mask.index is None
-        and mesh.parts("length") == 1
+        and mesh.parts(inputs.sharding.length) == 1
         and t % 2 == 0
         and s % 2 == 0
         and not (needs_bias(mask) and size > MASK_BYTES)

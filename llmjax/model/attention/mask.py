@@ -86,7 +86,8 @@ class AttentionInputs(NamedTuple):
     mask: Mask
     """Which keys each query sees."""
     sharding: ActivationSharding
-    """How queries are split along the length; keys and values are not."""
+    """How queries are split along the length; keys and values are split alike, or not at all
+    where its context method is gather."""
     softcap: float | None = None
     """Scores s become cap * tanh(s / cap)."""
     bias: jax.Array | None = None

@@ -1,5 +1,6 @@
 """Splash attention, JAX's Pallas kernel for TPUs."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,14 +9,25 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from llmjax.model.attention.mask import AttentionInputs, Mask
-from llmjax.model.layers import ATTENTION, ActivationSharding
+from llmjax.model.compute import ATTENTION
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
+LONGEST = 2**16
+"""Rows up to which the tables of visible blocks, which grow with the square of a row, are made
+quickly and fit into a TPU's scalar memory."""
 LANES = 128
 """Block sizes are multiples of this."""
-BLOCK = 512
-"""Preferred block size."""
+QUERIES = 1024
+"""Preferred queries of a block: keys and values are read once for each, so that the products do 4 x
+this FLOPs per 4 bytes, more than any TPU needs to be busy (v6e: 575 FLOPs per byte)."""
+SCORES = 512
+"""Preferred keys whose scores with a block's queries exist at a time; 2 MiB of VMEM as float32."""
+RIDGE = 240
+"""bfloat16 FLOPs per byte of HBM bandwidth of a TPU v5e (v5p 164, v6e 575)."""
+MAX_KEYS = 4096
+"""Keys of a block of the backward pass at most, of 128 wide heads, which fill 12 MiB of VMEM."""
 
 
 def supports(inputs: AttentionInputs) -> bool:
@@ -24,7 +36,7 @@ def supports(inputs: AttentionInputs) -> bool:
     Attention without a mask cannot be split along the length, since its tables would be empty.
     """
     q, k, _, mask = inputs[:4]
-    split = mesh.parts("length")
+    split = mesh.parts(inputs.sharding.length)
     full_blocks = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
     masked = mask.causal or mask.window is not None
     return full_blocks and mask.index is None and (masked or split == 1)
@@ -37,7 +49,7 @@ def splash(inputs: AttentionInputs) -> jax.Array:
     queries, keys = mask.query_segments, mask.key_segments
     if keys is not None and queries is None:  # all keys but padding are visible
         queries, keys = jnp.ones((b, t), jnp.int32), (keys != 0).astype(jnp.int32)
-    kernel = _kernel(mask, softcap, t, s, h, sharding)
+    kernel = _kernel(mask, softcap, (t, s, h, width), sharding)
 
     def local(
         q: jax.Array,
@@ -78,8 +90,13 @@ def _kernel_spec(kernel: kernels.SplashAttentionKernel, sharding: ActivationShar
 
 
 def _kernel(
-    mask: Mask, softcap: float | None, t: int, s: int, heads: int, sharding: ActivationSharding
+    mask: Mask,
+    softcap: float | None,
+    sizes: tuple[int, int, int, int],
+    sharding: ActivationSharding,
 ) -> kernels.SplashAttentionKernel:
+    """The kernel for `sizes`: queries, keys, heads and their width."""
+    t, s, heads, width = sizes
     window = None if mask.window is None else mask.window - 1
     if mask.causal and window is None:
         head_mask: masks.Mask = masks.CausalMask((t, s))
@@ -89,22 +106,45 @@ def _kernel(
         head_mask = masks.FullMask((t, s))
     if mesh.parts(sharding.length) > 1:  # as tables: a mask computed in the kernel cannot be split
         head_mask = masks.LogicalAnd(head_mask, masks.FullMask((t, s)))
-    rows = next(n for n in (BLOCK, 256, LANES) if t // mesh.parts(sharding.length) % n == 0)
-    columns = next(n for n in (BLOCK, 256, LANES) if s % n == 0)
-    sizes = kernels.BlockSizes(
-        block_q=rows,
-        block_kv=columns,
-        block_q_dkv=rows,
-        block_kv_dkv=columns,
-        block_q_dq=rows,
-        block_kv_dq=columns,
-    )
+    local = t // mesh.parts(sharding.length)
     return kernels.make_splash_mha(
         masks.MultiHeadMask([head_mask] * heads),
-        block_sizes=sizes,
+        block_sizes=block_sizes(local, s, width, mask.window),
         attn_logits_soft_cap=softcap,
-        head_shards=mesh.parts("heads"),
+        head_shards=mesh.shards("heads"),
         q_seq_shards=mesh.parts(sharding.length),
         residual_checkpoint_name=ATTENTION,
         interpret=mesh.platform() != "tpu",
     )
+
+
+def block_sizes(queries: int, keys: int, width: int, window: int | None) -> kernels.BlockSizes:
+    """The sizes of blocks: of this device's queries and all keys, of heads of this width.
+
+    The backward pass is one kernel, which writes a part of the queries' gradient for each block of
+    keys. The parts are added up afterwards: keys / block times 4 bytes of a query are read and
+    written for it. Of a larger block, the mask hides more scores: 10 x block / 2 FLOPs for each
+    number of a query, at about half of the peak. Both cost the same at sqrt(0.4 x ridge x keys);
+    sizes are the powers of two around.
+    """
+    visible = keys if window is None else min(keys, max(window, SCORES))
+    balanced = int(math.sqrt(2 * 0.4 * RIDGE * visible))  # halfway to the next power of two
+    rows, scores = _block(queries, QUERIES), _block(keys, SCORES)
+    columns = _block(keys, min(balanced, MAX_KEYS * LANES // max(width, LANES)))
+    return kernels.BlockSizes(
+        block_q=rows,
+        block_kv=_block(keys, QUERIES),
+        block_kv_compute=scores,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_kv_dkv_compute=min(columns, scores),
+        use_fused_bwd_kernel=True,
+    )
+
+
+def _block(length: int, limit: int) -> int:
+    """The largest power of two, `LANES` at least and `limit` at most, that divides a length."""
+    size = LANES
+    while 2 * size <= limit and length % (2 * size) == 0:
+        size *= 2
+    return size

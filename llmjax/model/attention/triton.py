@@ -20,7 +20,8 @@ from llmjax.model.attention import gpus
 from llmjax.model.attention import triton_kernels as kernels
 from llmjax.model.attention.mask import AttentionInputs, BlockRules
 from llmjax.model.attention.ranges import block_ranges
-from llmjax.model.layers import ATTENTION, ActivationSharding
+from llmjax.model.compute import ATTENTION
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 

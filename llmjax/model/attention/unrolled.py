@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
-from llmjax.model.layers import ATTENTION, ActivationSharding
+from llmjax.model.compute import ATTENTION
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 

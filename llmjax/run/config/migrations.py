@@ -131,8 +131,13 @@ def _stores(config: Plain) -> Plain:
 
 def _speed(config: Plain) -> Plain:
     """7 -> 8: new fields, with what they stand for in runs that lacked them."""
-    compute: dict[str, Plain] = {}
-    optimizer: dict[str, Plain] = {}
+    compute: Plain = {
+        "context_parallel": "gather",
+        "offload": [],
+        "reduce_dtype": "float32",
+        "xla_options": [],
+    }
+    optimizer: Plain = {}
     return config | {
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,
