@@ -214,21 +214,15 @@ def test_8b_on_64_gpus(sizes):
 
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize(
-    ("sizes", "kernel"),
-    [
-        ({"fsdp": 1}, True),
-        ({"data": 8}, True),
-        ({"fsdp": 2, "tensor": 4}, True),
-        ({"fsdp": 4, "sequence": 2}, False),
-    ],
+    "sizes",
+    [{"fsdp": 1}, {"data": 8}, {"fsdp": 2, "tensor": 4}, {"fsdp": 4, "sequence": 2}],
     ids=["alone", "data", "tensor", "sequence"],
 )
-def test_meshes_of_gpus(sizes, kernel, segments):
-    """Rows split along the length use blockwise attention."""
+def test_meshes_of_gpus(sizes, segments):
     model = small(DECODER, num_kv_heads=4)
     with pretend.devices("gpu", **sizes):
         kernels = pretend.kernels(text_step(model, segments=segments))
-    assert kernels == ((PACKED if segments else UNPACKED) if kernel else {})
+    assert kernels == (PACKED if segments else UNPACKED)
 
 
 @pytest.mark.parametrize("segments", [False, True])

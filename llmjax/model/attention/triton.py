@@ -103,7 +103,10 @@ def _forward(
 ) -> tuple[jax.Array, tuple]:
     heads, keys, rows, all_rows, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, rows, all_rows)
-    run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, lse_axes))
+    # In a backward pass that recomputes a layer, JAX drops unused calls of jitted functions, but not
+    # of kernels.
+    local = jax.jit(partial(_local_forward, rules=rules))
+    run = mesh.per_device(local, axes, (heads, lse_axes))
     results = run(q, k, v, query_segments, key_segments)
     out, lse = (checkpoint_name(x, ATTENTION) for x in results)
     return out, (q, k, v, query_segments, key_segments, out, lse)
