@@ -103,8 +103,7 @@ def _forward(
 ) -> tuple[jax.Array, tuple]:
     heads, keys, rows, all_rows, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, rows, all_rows)
-    # In a backward pass that recomputes a layer, JAX drops unused calls of jitted functions, but not
-    # of kernels.
+    # Where the layer is recomputed, JAX drops unused calls of jitted functions, not of kernels.
     local = jax.jit(partial(_local_forward, rules=rules))
     run = mesh.per_device(local, axes, (heads, lse_axes))
     results = run(q, k, v, query_segments, key_segments)

@@ -135,14 +135,14 @@ def forward(
     def body(block: jax.Array, carry: tuple, masked: bool) -> tuple:
         top, total, weighted = carry
         columns = pl.ds(block * tiles.columns, tiles.columns)
-        s = tiles.scores(pl.dot(rows, heads.load(k.at[columns]).T)) * math.log2(math.e)
+        s = tiles.scores(triton.dot(rows, heads.load(k.at[columns]).T)) * math.log2(math.e)
         if masked:
             keys = tile(block, tiles.columns, key_segments, column=False)
             s = jnp.where(seen(queries, keys, tiles), s, -jnp.inf)
         new_top = jnp.maximum(top, s.max(-1))
         scale, p = jnp.exp2(top - new_top), jnp.exp2(s - new_top[:, None])
         values = heads.load(v.at[columns])
-        weighted = weighted * scale[:, None] + pl.dot(p.astype(values.dtype), values)
+        weighted = weighted * scale[:, None] + triton.dot(p.astype(values.dtype), values)
         return new_top, total * scale + p.sum(-1), weighted
 
     top, total = jnp.full(tiles.rows, LOWEST, jnp.float32), jnp.zeros(tiles.rows, jnp.float32)
@@ -176,13 +176,13 @@ def by_queries(
     def body(block: jax.Array, total: jax.Array, masked: bool) -> jax.Array:
         columns = pl.ds(block * tiles.columns, tiles.columns)
         keys = heads.load(k.at[columns])
-        s = tiles.scores(pl.dot(rows, keys.T))
+        s = tiles.scores(triton.dot(rows, keys.T))
         p = jnp.exp2(s * math.log2(math.e) - lses)
         if masked:
             key_tile = tile(block, tiles.columns, key_segments, column=False)
             p = jnp.where(seen(queries, key_tile, tiles), p, 0.0)
-        ds = p * (pl.dot(douts, heads.load(v.at[columns]).T) - deltas)
-        return total + pl.dot(tiles.by_product(ds, s).astype(keys.dtype), keys)
+        ds = p * (triton.dot(douts, heads.load(v.at[columns]).T) - deltas)
+        return total + triton.dot(tiles.by_product(ds, s).astype(keys.dtype), keys)
 
     zeros = jnp.zeros(q.shape, jnp.float32)
     total = over_blocks(ranges, body, zeros, _has_mask(tiles, key_segments))
@@ -217,16 +217,16 @@ def by_keys(
             dks, dvs = carry
             rows = pl.ds(block * tiles.rows, tiles.rows)
             queries = heads.load(q.at[rows, group])
-            s = tiles.scores(pl.dot(columns, queries.T))
+            s = tiles.scores(triton.dot(columns, queries.T))
             p = jnp.exp2(s * math.log2(math.e) - lse[group, rows][None])
             if masked:
                 query_tile = tile(block, tiles.rows, query_segments, column=False)
                 p = jnp.where(seen(query_tile, keys, tiles), p, 0.0)
             douts = heads.load(dout.at[rows, group])
-            dvs = dvs + pl.dot(p.astype(douts.dtype), douts)
-            ds = p * (pl.dot(values, douts.T) - delta[group, rows][None])
+            dvs = dvs + triton.dot(p.astype(douts.dtype), douts)
+            ds = p * (triton.dot(values, douts.T) - delta[group, rows][None])
             ds = tiles.by_product(ds, s).astype(queries.dtype)
-            return dks + pl.dot(ds, queries), dvs
+            return dks + triton.dot(ds, queries), dvs
 
         return over_blocks(ranges, body, carry, _has_mask(tiles, key_segments))
 
