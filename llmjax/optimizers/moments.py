@@ -1,8 +1,8 @@
 """Optimizer state in bfloat16, which takes half the memory.
 
-An average with decay 0.999 changes by less than bfloat16 can show: rounded to nearest, it would stop
-moving. So each step rounds up or down at random, such that the expected value is exact; the random
-numbers are a function of the step and the array's place in the state.
+An average with decay 0.999 changes by less than bfloat16 can show: rounded to nearest, it would
+stop moving. So each step rounds up or down at random, such that the expected value is exact; the
+random numbers are a function of the step and the array's place in the state.
 """
 
 from typing import Literal

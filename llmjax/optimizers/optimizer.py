@@ -15,7 +15,10 @@ from llmjax.optimizers.param_kinds import decay_mask
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Pure functions of parameter trees; states are float32 (or `moment_dtype`), sharded like the parameters."""
+    """Pure functions of parameter trees.
+
+    States are float32, or the config's `moment_dtype`, and sharded like the parameters.
+    """
 
     init: Callable[[Tree], optax.OptState]
     """params -> state."""

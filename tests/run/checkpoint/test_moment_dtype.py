@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MODEL, OPTIMIZER, one_device, optimizer
 
 from llmjax.run.checkpoint.checkpoints import Checkpoints, TrainProgress
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.training_state import read_state
 from llmjax.state import abstract_state, make_state
+from tiny import MODEL, OPTIMIZER, one_device, optimizer
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "bfloat16"), ("bfloat16", "float32")])
