@@ -19,7 +19,7 @@ def test_state_is_converted(tmp_path, before, after):
     mesh = one_device()
     stored = make_state(MODEL, optimizer(replace(OPTIMIZER, moment_dtype=before)), 0, mesh)
     moments = jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3, leaf.dtype), stored.opt_state)
-    stored = stored._replace(opt_state=moments)
+    stored = replace(stored, opt_state=moments)
     with Checkpoints(tmp_path / "checkpoints", CheckpointConfig()) as checkpoints:
         checkpoints.save(stored, TrainProgress(0, 0, 2, 32, "none"))
     wanted = abstract_state(MODEL, optimizer(replace(OPTIMIZER, moment_dtype=after)), mesh)
