@@ -25,7 +25,7 @@ class Candidate:
     """A setting that a search tries."""
 
     mesh: MeshConfig
-    remat: Remat
+    remat: str
     accumulate: int
 
     def applied(self, config: Config) -> Config:
@@ -71,12 +71,16 @@ def nearest(config: Config, topology: Topology) -> Candidate | None:
     whole = replace(config.mesh, data=1, fsdp=-1)
     meshes = dict.fromkeys((config.mesh, whole))
     for mesh in meshes:
-        for remat in dict.fromkeys((config.compute.remat, "full")):
+        for remat in _remats(config.compute.remat):
             for accumulate in _accumulations(config, devices):
                 candidate = Candidate(mesh, remat, accumulate)
                 if _fits(config, candidate, topology):
                     return candidate
     return None
+
+
+def _remats(remat: str) -> tuple[str, ...]:
+    return (remat,) if remat == "full" else (remat, "full")
 
 
 def _fits(config: Config, candidate: Candidate, topology: Topology) -> bool:

@@ -153,7 +153,7 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     names = tuple((sizes | dict.fromkeys(ROWS, 1)).items())
     compute, on_cpu = config.compute, topology.platform == "cpu"
     row = Row(model, compute, stage.length, names, on_cpu)
-    whole = replace(row, compute=replace(compute, remat="none"))
+    whole = replace(row, compute=replace(compute, remat="none", offload=()))
     accumulate = config.optimizer.accumulate
     parts = accumulate * sizes[ROWS[0]] * sizes[ROWS[1]]
     rows = stage.batch_size / parts
