@@ -76,6 +76,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         not divide over the slices, or the requested platform is not available.
     """
     devices = all_devices() if devices is None else list(devices)
+    sizes = mesh_sizes(config, len(devices), devices[0].platform)
+    arranged = arrange(devices, sizes, config.across_slices)
+    factors = {axis: factors_of(arranged, MESH_AXES.index(axis)) for axis in SUB_AXES}
+    return mesh_of(arranged, {a: found for a, found in factors.items() if len(found.torus) == 3})
+
+
+def mesh_sizes(config: MeshConfig, count: int, platform: str) -> dict[str, int]:
+    """The number of devices along each axis, of `count` devices.
+
+    Raises:
+      UserError: the sizes are not positive, or their product is not the number of devices.
+    """
     sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
     free = [axis for axis, size in sizes.items() if size == -1]
     wrong = [f"{axis}={size}" for axis, size in sizes.items() if size < 1 and size != -1]
@@ -86,17 +98,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "give each axis its number of devices",
         )
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if free and len(devices) % fixed == 0:
-        sizes[free[0]] = len(devices) // fixed
-    if math.prod(sizes.values()) != len(devices):
+    if free and count % fixed == 0:
+        sizes[free[0]] = count // fixed
+    if math.prod(sizes.values()) != count:
         raise UserError(
             "mesh " + ",".join(f"{axis}={size}" for axis, size in sizes.items()),
-            f"does not fit {len(devices)} {devices[0].platform} devices",
-            f"choose sizes whose product is {len(devices)}, or divides it if one of them is -1",
+            f"does not fit {count} {platform} devices",
+            f"choose sizes whose product is {count}, or divides it if one of them is -1",
         )
-    arranged = arrange(devices, sizes, config.across_slices)
-    factors = {axis: factors_of(arranged, MESH_AXES.index(axis)) for axis in SUB_AXES}
-    return mesh_of(arranged, {a: found for a, found in factors.items() if len(found.torus) == 3})
+    return sizes
 
 
 def mesh_of(devices: np.ndarray, factors: Mapping[str, Factors]) -> Mesh:

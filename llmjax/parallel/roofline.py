@@ -24,11 +24,11 @@ class Efficiency:
 TPU = Efficiency(products=0.9, attention=0.5)
 """Products: what compilers estimate for Llama 8B on v5e (0.87 to 1.0). Attention: splash kernels
 reach 0.4 to 0.6."""
-BIG_MXU = Efficiency(products=0.75, attention=0.4)
-"""Of v6e and v7x, whose matrix units are 256 wide, twice as wide as most heads."""
-GPU = Efficiency(products=0.7, attention=0.5)
-"""Products: what cuBLAS reaches in bfloat16 at the power limit of an H100. Attention: cuDNN and
-FlashAttention, forward and backward."""
+BIG_MXU = Efficiency(products=0.62, attention=0.4)
+"""Of v6e and v7x, whose matrix units are 256 wide, twice as wide as most heads. Chosen by what
+MaxText publishes for Llama 8B on 256 v6e."""
+GPU = Efficiency(products=0.6, attention=0.4)
+"""Chosen by what torchtitan publishes for Llama 8B, at the power limit of its H100."""
 
 EFFICIENCY: dict[str, Efficiency] = {"v6e": BIG_MXU, "v7x": BIG_MXU}
 """Of single chips, by name."""

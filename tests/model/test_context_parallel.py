@@ -10,10 +10,10 @@ import pytest
 from shapes import LLAMA, assert_close, batch, make, placed
 
 from llmjax.losses.token_loss import token_loss
-from llmjax.model.attention import all_to_all, attention, ring, zigzag
+from llmjax.model.attention import all_to_all, attention, blocked, chunk_kernel, ring, zigzag
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.compute import ComputeConfig
-from llmjax.model.layers import TRAIN, ActivationSharding
+from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel import mesh
@@ -55,7 +55,7 @@ def values_and_gradients(path, mask, softcap, sharding, q, k, v, weight):
     def total(*args):
         if zigzagged:
             args = [zigzag.enter(x) for x in args]
-        spread = [mesh.reshard(x, "batch", "length", "heads", None) for x in args]
+        spread = [mesh.reshard(x, "batch", sharding.length, "heads", None) for x in args]
         out = path(AttentionInputs(*spread, masked(), sharding, softcap))
         out = zigzag.leave(out) if zigzagged else out
         out = mesh.reshard(out, None, None, None, None)
@@ -64,7 +64,7 @@ def values_and_gradients(path, mask, softcap, sharding, q, k, v, weight):
     def masked():
         if mask.key_segments is None or not zigzagged:
             return mask
-        segments = zigzag.enter(jnp.asarray(SEGMENTS))
+        segments = zigzag.enter(jnp.asarray(mask.key_segments))
         return Mask(segments, segments, None, mask.causal, mask.window)
 
     (_, out), gradients = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(q, k, v)
@@ -127,3 +127,48 @@ def test_a_train_step():
     assert {"collective-permute"} <= {x.kind for x in over_length}
     keys = 4 * 8 * 4 * 4  # bytes of a device's 4 rows, 8 tokens long, with a head of 4 float32
     assert all(x.nbytes < keys for x in over_length if x.kind == "all-gather")
+
+
+def test_a_ring_of_kernels():
+    """The Pallas kernels, interpreted, in a ring; and without a mesh."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    arrays = [
+        jax.random.normal(key, (1, 512, heads, 8))
+        for key, heads in zip(keys, (2, 1, 1, 2), strict=True)
+    ]
+    segments = jnp.asarray(np.repeat([[1, 2, 2, 0]], 128, axis=1), jnp.int32)
+    mask = Mask(segments, segments)
+    expected = jax.jit(partial(values_and_gradients, attention.reference, mask, None, TRAIN))(
+        *arrays
+    )
+    kernels = partial(ring.ring, kernel="pallas")
+    run = jax.jit(partial(values_and_gradients, kernels, mask, None, DECODE))
+    assert_close(run(*arrays), expected, 1e-5)
+    with jax.set_mesh(mesh.make_mesh(MeshConfig(fsdp=1, sequence=2), jax.devices()[:2])):
+        run = jax.jit(partial(values_and_gradients, kernels, mask, None, ZIGZAG))
+        assert_close(jax.device_get(run(*arrays)), expected, 1e-5)
+
+
+def test_chunk_kernels():
+    """A window both ways, a soft-cap, queries that see nothing, and keys of other chunks in the
+    log-sum-exp: the Pallas kernels, interpreted, are the blocks."""
+    size, mask = 256, Mask(causal=False, window=150)
+    rules = AttentionInputs(None, None, None, mask, TRAIN, 1.5).rules(128)
+    draw = np.random.default_rng(0)
+    q, k, v, dout = (
+        jnp.asarray(draw.standard_normal((1, size, heads, 8)), jnp.float32)
+        for heads in (4, 2, 2, 4)
+    )
+    segments = jnp.asarray(np.repeat([[1, 1, 2, 2, 2, 3, 3, 0]], size // 8, axis=1), jnp.int32)
+    keys, distance = segments.at[:, :100].set(1), jnp.int32(128)
+    arrays = blocked.MaskArrays(distance + jnp.arange(size)[None], segments, keys)
+    expected = blocked.local_forward(q, k, v, arrays, rules)
+    results = chunk_kernel.forward(q, k, v, distance, (segments, keys), rules)
+    real = expected[1] > -1e30
+    assert not real.all()
+    assert_close(results[0], expected[0], 1e-5)
+    assert_close(jnp.where(real, results[1], 0), jnp.where(real, expected[1], 0), 1e-5)
+    saved = (expected[1] + 0.5, blocked.delta(expected[0], dout))
+    gradients = blocked.local_backward(q, k, v, arrays, saved, dout, rules, jnp.float32)
+    found = chunk_kernel.backward(q, k, v, distance, (segments, keys), saved, dout, rules)
+    assert_close(found, gradients, 1e-5)

@@ -53,6 +53,8 @@ def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
         from llmjax.model.attention import splash
 
         if splash.supports(inputs):
+            if max(inputs.q.shape[1], inputs.k.shape[1]) > splash.LONGEST and ring.supports(inputs):
+                return ring.ring
             return splash.splash
     elif backend == "blocked":
         return blocked.blocked

@@ -14,6 +14,9 @@ from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
+LONGEST = 2**16
+"""Rows up to which the tables of visible blocks, which grow with the square of a row, are made
+quickly and fit into a TPU's scalar memory."""
 LANES = 128
 """Block sizes are multiples of this."""
 QUERIES = 1024

@@ -1,0 +1,1 @@
+"""What a config needs, and how fast it trains, before there is a device."""

@@ -1,0 +1,133 @@
+"""The time of a training step from the config alone (analytic)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llmjax.model.compute import ComputeConfig
+from llmjax.model.config import ModelConfig
+from llmjax.model.layer_types import layer_types
+from llmjax.parallel.mesh import LOGICAL_TO_MESH
+from llmjax.parallel.roofline import (
+    StepTime,
+    Transfer,
+    attention_flops,
+    attention_seconds,
+    product_seconds,
+)
+from llmjax.run.planning.parameters import StateBytes
+from llmjax.run.planning.topology import Topology
+
+PASSES = 80
+"""Times that a layer's forward and backward pass read or write an array as large as the residual
+stream outside of products and attention: norms, residuals, rotations, activations. From the cycles
+of Llama 8B on v5e that are no products."""
+UPDATE = 3
+"""Times that the optimizer reads or writes its state and the parameters."""
+FORWARD, BACKWARD = 2, 5
+"""Products of the scores' size of a fused attention kernel."""
+
+REPLICAS, WEIGHTS = LOGICAL_TO_MESH["batch"]
+(LENGTH,) = LOGICAL_TO_MESH["length"]
+(HEADS,) = LOGICAL_TO_MESH["heads"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one device computes in a step."""
+
+    model: ModelConfig
+    compute: ComputeConfig
+    state: StateBytes
+    row_flops: float
+    """Of the products of a row; see `traced.product_flops`."""
+    sizes: Mapping[str, int]
+    """Mesh axis -> devices."""
+    rows: float
+    """Of a microbatch, that this device shares with those of the same row."""
+    length: int
+    accumulate: int
+
+    @property
+    def tokens(self) -> float:
+        """Of a microbatch on this device."""
+        return self.rows * self.length / self.sizes[LENGTH]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number of the compute dtype."""
+        return 2 if self.compute.dtype == "bfloat16" else 4
+
+    @property
+    def reduce_width(self) -> int:
+        """Bytes of a number that travels in a sum over devices."""
+        asked = self.compute.reduce_dtype
+        return self.width if asked == "auto" else (2 if asked == "bfloat16" else 4)
+
+
+def analytic_time(work: Work, topology: Topology) -> StepTime:
+    """Seconds of a step on one device of known speed."""
+    chip = topology.chip
+    assert chip is not None
+    sharing = work.sizes[HEADS] * work.sizes[LENGTH]
+    products = work.accumulate * work.rows * work.row_flops / sharing
+    layers = work.model.num_encoder_layers + work.model.num_decoder_layers
+    stream = work.tokens * work.model.d_model * work.width * layers
+    moved = work.accumulate * PASSES * stream
+    moved += UPDATE * (work.state.parameters + work.state.optimizer)
+    return StepTime(
+        products=product_seconds(chip, products),
+        attention=attention_seconds(chip, work.accumulate * step_attention_flops(work)),
+        memory=moved / chip.bandwidth,
+        transfers=tuple(transfers(work, topology)),
+    )
+
+
+def step_attention_flops(work: Work) -> float:
+    """FLOPs of a microbatch's attention on one device, of rows that are one document each."""
+    model, total = work.model, 0.0
+    for count, causal in ((model.num_encoder_layers, False), (model.num_decoder_layers, True)):
+        for layer in layer_types(model, count):
+            keys = work.length / 2 if causal else float(work.length)
+            if layer.window is not None:
+                keys = min(keys, layer.window)
+            total += keys
+    if model.is_encoder_decoder:
+        total += model.num_decoder_layers * work.length
+    heads = model.num_heads / work.sizes[HEADS]
+    return attention_flops(FORWARD + BACKWARD, work.tokens, total, heads, model.head_width)
+
+
+def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
+    """The collectives of a step, by kind and mesh axis.
+
+    Weights are gathered for the forward and for the backward pass, of each microbatch; gradients
+    are summed as often, since parts of a batch are added where they are stored.
+    """
+    links, sizes = topology.bandwidths(work.sizes), work.sizes
+    times = work.accumulate
+    count = work.state.parameters / 4 * sizes[WEIGHTS]
+    on_tpu = topology.platform == "tpu"
+
+    def ring(axis: str, nbytes: float, kind: str, *, hidden: bool) -> Iterator[Transfer]:
+        size = sizes[axis]
+        if size > 1 and nbytes:
+            sent = nbytes * (size - 1) / size * (2 if kind == "all-reduce" else 1)
+            yield Transfer(kind, axis, sent, links[axis], hidden)
+
+    gathered = count * work.width * 2 * times
+    yield from ring(WEIGHTS, gathered, "all-gather", hidden=True)
+    trained = work.state.trained / 4 * sizes[WEIGHTS] * work.reduce_width * times
+    torus = on_tpu and len(topology.shape) == 2  # there compilers make all-reduces of scatters
+    kind = "all-reduce" if torus else "reduce-scatter"
+    yield from ring(WEIGHTS, trained, kind, hidden=not on_tpu)
+    summed = work.state.trained / 4 * work.reduce_width * times
+    yield from ring(REPLICAS, summed, "all-reduce", hidden=not on_tpu)
+    layers = work.model.num_encoder_layers + work.model.num_decoder_layers
+    rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers * times
+    again = 2 if work.compute.remat == "full" else 0
+    yield from ring(HEADS, rows * work.width * (4 + again), "all-gather", hidden=False)
+    yield from ring(HEADS, rows * work.reduce_width * 4, "reduce-scatter", hidden=False)
+    keys = work.rows * work.length * 2 * work.model.kv_heads / sizes[HEADS] * work.model.head_width
+    keys *= layers * times
+    yield from ring(LENGTH, keys * work.width * 2, "all-gather", hidden=False)
+    yield from ring(LENGTH, keys * 4, "reduce-scatter", hidden=False)

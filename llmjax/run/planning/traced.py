@@ -1,0 +1,160 @@
+"""What JAX's trace of a loss says of it: bytes kept for the backward pass, and FLOPs of products.
+
+A trace needs no device and no memory, and follows the model as it is: its remat policy, its layers,
+its sharding. It takes a second or two; memory and FLOPs are proportional to rows, so one row of a
+mesh that splits only rows' lengths and heads serves for all batches and data-parallel sizes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding
+
+from llmjax.losses.token_loss import token_loss
+from llmjax.model.compute import ComputeConfig
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.model.params import param_specs
+from llmjax.parallel.mesh import logical_spec
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row to trace, and the devices that share it."""
+
+    config: ModelConfig
+    """Resolved."""
+    compute: ComputeConfig
+    length: int
+    sizes: tuple[tuple[str, int], ...]
+    """(mesh axis, devices), of which those that split rows are 1."""
+    on_cpu: bool
+
+    @property
+    def model(self) -> Model:
+        """The model as it is traced: an accelerator's own attention kernels keep the same arrays as
+        attention in blocks, and some can only be traced where there is one."""
+        if self.on_cpu:
+            return Model(self.config, self.compute)
+        return Model(self.config, replace(self.compute, attention="blocked"))
+
+    @property
+    def mesh(self) -> AbstractMesh:
+        """Without devices."""
+        return abstract_mesh(dict(self.sizes), "cpu" if self.on_cpu else "tpu")
+
+
+def abstract_mesh(sizes: Mapping[str, int], platform: str) -> AbstractMesh:
+    """A mesh without devices, for tracing."""
+    device = AbstractDevice(platform, 1, platform)
+    types = (AxisType.Explicit,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), types, abstract_device=device)
+
+
+@cache
+def kept_bytes(row: Row) -> float:
+    """Bytes that the forward pass of a row keeps for the backward pass, without parameters, on one
+    device."""
+    model = row.model
+
+    def backward(params: Any, batch: Any) -> Any:
+        return jax.vjp(lambda params: token_loss(model, params, batch).objective, params)[1]
+
+    with jax.sharding.use_abstract_mesh(row.mesh):
+        params = sharded_params(row.config, row.compute, row.mesh)
+        kept = jax.tree.leaves(jax.eval_shape(backward, params, one_row(row)))
+    shapes = _shapes_of(params)
+    return sum(device_bytes(leaf) for leaf in kept if (leaf.dtype, leaf.shape) not in shapes)
+
+
+@cache
+def product_flops(row: Row) -> float:
+    """FLOPs of the matrix products of a row, forward and backward, with what is recomputed, of all
+    devices that share it; without attention in fused kernels or in loops over blocks."""
+    model = row.model
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return token_loss(model, params, batch).objective
+
+    with jax.sharding.use_abstract_mesh(row.mesh):
+        params = sharded_params(row.config, row.compute, row.mesh)
+        return flops_of(jax.make_jaxpr(jax.grad(loss))(params, one_row(row)))
+
+
+def sharded_params(config: ModelConfig, compute: ComputeConfig, mesh: AbstractMesh) -> Any:
+    """Shapes, dtypes and shardings of a model's parameters."""
+
+    def sharded(spec: Any) -> jax.ShapeDtypeStruct:
+        return spec.shape.update(sharding=NamedSharding(mesh, logical_spec(*spec.axes, mesh=mesh)))
+
+    return param_specs(config, compute).tree(sharded)
+
+
+def one_row(row: Row) -> dict[str, Any]:
+    """The batch of a packed row; an encoder-decoder reads as many tokens as it predicts."""
+    sharding = NamedSharding(row.mesh, logical_spec("batch", "length", mesh=row.mesh))
+    names = ["inputs", "targets", "positions", "segments"]
+    if row.config.is_encoder_decoder:
+        names += ["encoder_tokens", "encoder_positions", "encoder_segments"]
+    integers = dict.fromkeys(names, jnp.int32)
+    return {
+        name: jax.ShapeDtypeStruct((1, row.length), dtype, sharding=sharding)
+        for name, dtype in (integers | {"weights": jnp.float32}).items()
+    }
+
+
+def device_bytes(leaf: Any) -> float:
+    """Bytes of an abstract array on one device."""
+    sharding = getattr(leaf, "sharding", None)
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    itemsize = leaf.dtype.itemsize if hasattr(leaf.dtype, "itemsize") else 8
+    return float(math.prod(shape) * itemsize)
+
+
+def _shapes_of(params: Any) -> set[tuple[Any, tuple[int, ...]]]:
+    """Dtypes and shapes of parameters, and of one layer of each stack: the backward pass reads
+    these in place."""
+    leaves = jax.tree.leaves(params)
+    shapes = [leaf.shape for leaf in leaves] + [leaf.shape[1:] for leaf in leaves]
+    return {(jnp.dtype(jnp.float32), shape) for shape in shapes if shape}
+
+
+def flops_of(program: ClosedJaxpr) -> float:
+    """FLOPs of all matrix products of a program; those in loops of unknown length count 0."""
+    return _flops(program.jaxpr)
+
+
+def _flops(jaxpr: Jaxpr) -> float:
+    return sum(map(_equation_flops, jaxpr.eqns))
+
+
+def _equation_flops(equation: JaxprEqn) -> float:
+    name = equation.primitive.name
+    if name == "dot_general":
+        (contract, _), _ = equation.params["dimension_numbers"]
+        left: Any = equation.invars[0].aval
+        result: Any = equation.outvars[0].aval
+        summed = math.prod(left.shape[axis] for axis in contract)
+        return 2.0 * math.prod(result.shape) * summed
+    if name in ("while", "cond"):
+        return 0.0
+    times = equation.params["length"] if name == "scan" else 1
+    inner = (part for value in equation.params.values() for part in _programs(value))
+    if name == "shard_map":  # its shapes are those of one device
+        times = math.prod(equation.params["mesh"].shape.values())
+    return times * sum(map(_flops, inner))
+
+
+def _programs(value: Any) -> list[Jaxpr]:
+    """The programs in a parameter of an equation."""
+    if isinstance(value, ClosedJaxpr):
+        return [value.jaxpr]
+    if isinstance(value, Jaxpr):
+        return [value]
+    return [part for item in value for part in _programs(item)] if isinstance(value, tuple) else []

@@ -1,0 +1,76 @@
+"""Plans beside what is published, and beside what compilers say."""
+
+from dataclasses import replace
+
+import pytest
+
+from llmjax.parallel.chips import CHIPS, GIB
+from llmjax.run.config.files import load_config_file
+from llmjax.run.planning.plan import Plan, analytic_plan
+from llmjax.run.planning.topology import parse_topology
+
+LLAMA_70B = {
+    "vocab_size": 32_000,
+    "d_model": 8192,
+    "num_decoder_layers": 80,
+    "num_heads": 64,
+    "d_ff": 28_672,
+}
+
+
+def llama(topology: str, batch_size: int, length: int = 8192, remat="full", **model) -> Plan:
+    config = load_config_file("llama_8b")
+    config = replace(
+        config,
+        model=replace(config.model, **({"vocab_size": 128_256} | model)),
+        data=replace(config.data, batch_size=batch_size, length=length),
+        compute=replace(config.compute, remat=remat),
+    )
+    return analytic_plan(config, parse_topology(topology))
+
+
+def test_tokens_per_second_that_are_published():
+    """MaxText: Llama 3.1 8B on 256 v6e, 3 rows of 8192 on a chip; Llama 2 70B on 512 v5p, 2 rows
+    of 4096."""
+    assert llama("v6e:16x16", 768).tokens_per_chip == pytest.approx(7207, rel=0.15)
+    large = llama("v5p:8x8x8", 1024, length=4096, **LLAMA_70B)
+    assert large.tokens_per_chip == pytest.approx(692, rel=0.15)
+
+
+def test_tokens_per_second_of_gpus_with_less_power():
+    """torchtitan: Llama 3.1 8B on 8 H100, 2 rows on each, 6667. Theirs have 2.4 TB/s of memory and
+    500 W, so that their peak is "between SXM and NVL"; every other product is recomputed."""
+    slower = replace(CHIPS["h100"], flops=CHIPS["h100-nvl"].flops, bandwidth=2.4e12)
+    seconds = []
+    for remat in ("dots", "full"):
+        plan = llama("h100:8", 16, remat=remat)
+        chip = replace(plan.topology, chip=slower)
+        seconds.append(1 / (analytic_plan(plan.config, chip).tokens_per_chip or 0))
+    assert 2 / sum(seconds) == pytest.approx(6667, rel=0.15)
+
+
+def test_memory_that_compilers_report():
+    """libtpu 0.0.42, with code: 13.2 GiB on 256 v5e, 26.2 on 64 v5p."""
+    small, large = llama("v5e:16x16", 512), llama("v5p:4x4x4", 256)
+    assert small.memory.peak / GIB == pytest.approx(13.2, rel=0.1)
+    assert large.memory.peak / GIB == pytest.approx(26.2, rel=0.1)
+    assert small.fits
+    assert small.tokens_per_chip == pytest.approx(2355, rel=0.05)  # from cycles: 2267 to 2443
+    assert small.parameters["mlp"] == 32 * 3 * 4096 * 14_336
+    assert small.checkpoint == pytest.approx(3 * 4 * 8.03e9, rel=0.001)
+
+
+def test_parts_of_a_step():
+    plan = llama("v5p:8x8x8", 1024, length=4096, **LLAMA_70B)
+    time = plan.time
+    assert time is not None
+    kinds = {(each.kind, each.axis): each for each in time.transfers}
+    gathers, scatters = kinds["all-gather", "fsdp"], kinds["reduce-scatter", "fsdp"]
+    # bfloat16 weights twice, and gradients once.
+    assert gathers.wire_bytes == pytest.approx(2 * 2 * 69e9 * 511 / 512, rel=0.01)
+    assert scatters.wire_bytes == pytest.approx(2 * 69e9 * 511 / 512, rel=0.01)
+    assert gathers.bandwidth == pytest.approx(3 * 1.8e11)
+    assert time.total == pytest.approx(
+        time.products + time.attention + time.memory + scatters.seconds
+    )
+    assert plan.seconds(1e12) == pytest.approx(1e12 / (512 * plan.tokens_per_chip))
