@@ -2,6 +2,7 @@
 one.
 
 Command: python -m benchmarks.chaos [--events 30] [--watchdog 20] [--kinds kill stop] [--seed 0]
+         [--steps 120]
 `launch/local.sh` trains the smoke preset in four processes of one CPU device each. An event is
 SIGKILL or SIGSTOP of one of them, at a random moment of a random activity: starting, compiling,
 training, evaluating or saving. Another process, or the launcher, must name it; the launcher must
@@ -35,10 +36,12 @@ from benchmarks.kill_resume import outcome
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 4
 OPTIONS = (
-    "--steps 60 --model.d-model 64 --compute.dropout 0.1 --mesh.data 2 --mesh.fsdp 2 "
-    "--checkpoint.every 4 --evaluation.every 3 --evaluation.max-tokens 2048 --samples.every 0 "
-    "--log.every 1 --log.display none"
+    "--model.d-model 64 --model.num-decoder-layers 1 --compute.dropout 0.1 "
+    "--mesh.data 2 --mesh.fsdp 2 --checkpoint.every 4 --evaluation.every 3 "
+    "--evaluation.max-tokens 2048 --samples.every 0 --log.every 1 --log.display none"
 ).split()
+FLAGS = "--xla_backend_optimization_level=0"
+"""XLA compiles faster: on a loaded machine, four processes of two cores compile for minutes."""
 LOCAL = "--checkpoint.local-every 2 --checkpoint.every 12".split()
 RESTARTED = {75, 76, 77, 128 + signal.SIGKILL}
 """Exit codes after which the run is started again: those of launch/README.md, and a kill's."""
@@ -95,14 +98,18 @@ class Chaos:
     folder: Path
     watchdog: float
     options: list[str]
+    """Besides OPTIONS."""
+    began: float = 0.0
+    """When the first start that left a run folder was started."""
     last: float = 0.0
+    """When the last start ended."""
 
     def start(self) -> subprocess.Popen:
         """Starts the launcher, with its output in a file."""
         for old in self.folder.glob("activity.*"):
             old.unlink()
         if not (self.folder / "run").exists():  # a start that trains nothing leaves no folder
-            (self.folder / "began").unlink(missing_ok=True)
+            self.began = time.time()
         wrapper = self.folder / "llmjax"
         here = shlex.join([sys.executable, "-m", "benchmarks.chaos", "--worker", str(self.folder)])
         # In a session of its own, since Linux shares processors among sessions first.
@@ -112,7 +119,7 @@ class Chaos:
         paths += ["--data.cache-dir", str(self.folder.parent / "cache")]
         command = [str(ROOT / "launch" / "local.sh"), str(PROCESSES), "smoke", *paths, *OPTIONS]
         limits = {"LLMJAX": str(wrapper), "LLMJAX_JOIN_SECONDS": str(2 * round(self.watchdog))}
-        environment = os.environ | limits | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | limits | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS}
         with (self.folder / "log").open("w") as log:
             return subprocess.Popen(
                 [*command, "--log.watchdog", str(self.watchdog), *self.options],
@@ -129,9 +136,8 @@ class Chaos:
 
     @property
     def wall(self) -> float:
-        """Seconds from the first start that left a run folder, once it had imported llmjax, to the
-        last end."""
-        return self.last - float((self.folder / "began").read_text())
+        """Seconds from the first start that left a run folder to the last end."""
+        return self.last - self.began
 
     def again(self) -> subprocess.Popen:
         """Starts the launcher after a failure that was no event, which is shown."""
@@ -247,7 +253,7 @@ def worker(folder: Path, words: list[str]) -> int:
         new.replace(file)
 
     note("import")
-    import llmjax.cli.train  # noqa: F401 (takes seconds, which are not the run's)
+    import llmjax.cli.train  # noqa: F401 (takes seconds)
     from llmjax.cli.main import main
     from llmjax.run.telemetry.goodput import Goodput
 
@@ -259,9 +265,8 @@ def worker(folder: Path, words: list[str]) -> int:
 
     Goodput._switch = switching
     note("start")
-    with contextlib.suppress(FileExistsError), (folder / "began").open("x") as began:
-        began.write(str(time.time()))
-    return main(words)
+    sys.argv[1:] = words
+    return main()
 
 
 def goodput_table(chaos: Chaos) -> tuple[list[str], float]:
@@ -294,6 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", choices=("kill", "stop"), default=["kill", "stop"])
     parser.add_argument("--watchdog", type=float, default=20.0, help="log.watchdog, in seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the events")
+    parser.add_argument("--steps", type=int, default=120, help="of each run")
     parser.add_argument("--no-local", action="store_true", help="all without local disks")
     parser.add_argument(
         "--open-mpi", action="store_true", help="JAX finds its coordinator, as under mpirun"
@@ -307,7 +313,8 @@ def main(arguments: list[str] | None = None) -> int:
         halves = [(args.events - args.events // 2, False), (args.events // 2, True)]
     result: dict = {"host": socket.gethostname(), "events": [], "runs": []}
     with tempfile.TemporaryDirectory() as temporary:
-        undisturbed = Chaos(Path(temporary) / "undisturbed", args.watchdog, [])
+        steps = ["--steps", str(args.steps)]
+        undisturbed = Chaos(Path(temporary) / "undisturbed", args.watchdog, steps)
         undisturbed.folder.mkdir()
         undisturbed.finish()
         expected = outcome(undisturbed.folder)
@@ -316,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder = Path(temporary) / ("local" if local else "shared")
             folder.mkdir()
             options = [*LOCAL, "--checkpoint.local-dir", str(folder / "local")] if local else []
-            chaos = Chaos(folder, args.watchdog, options)
+            chaos = Chaos(folder, args.watchdog, [*steps, *options])
             print(f"{count} events" + (" with local checkpoints" if local else ""), flush=True)
             for event in events_of(count, args.kinds, local, rng):
                 if not chaos.disturb(event, rng):

@@ -1,11 +1,14 @@
 """Measures the preparation of text: speed, memory, and kills.
 
 Command: python -m benchmarks.data_build speed|memory|kills [--megabytes N ...] [--kills 20]
+         [--executor NAME ...]
 The text is made up, the same each time. Each preparation runs in a process of its own, which
 imports no JAX. Prints a line per measurement, then JSON.
 
 speed   MB of text per second, and per second of processor time: one store, as training prepares
-        it, shards, and shards by datatrove; by 1 and 2 workers.
+        it, shards, and shards by datatrove; by 1 and 2 workers. With --executor slurm:PARTITION or
+        ray the last also on that cluster, which runs on this machine. Processor time is that of
+        all processes of a preparation, as last seen by looking every 0.1 s.
 memory  the largest resident memory, for several sizes of text: in all, and without the pages of
         mapped files, which the system takes back when it needs them.
 kills   SIGKILL to all processes of a build at random moments until it completes; the store must
@@ -18,7 +21,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +35,7 @@ WORDS_PER_LINE = 400
 PREPARE = """
 import json, sys
 from llmjax.data.config import DataConfig
-from llmjax.data.datatrove.executors import LocalExecutor
+from llmjax.data.datatrove.executors import LocalExecutor, RayExecutor, SlurmExecutor
 from llmjax.data.text.corpus import prepare
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig
@@ -44,7 +46,10 @@ if __name__ == "__main__":
     config = DataConfig((source,), cache_dir=options["cache"], shards=options["shards"],
                         workers=options["workers"])
     tokenizer = BytesConfig() if options["bytes"] else SentencePieceConfig(4096)
-    executor = LocalExecutor() if options["datatrove"] else None
+    kind, _, partition = (options["datatrove"] or "").partition(":")
+    executors = {"local": LocalExecutor, "ray": RayExecutor, "": lambda: None}
+    executors["slurm"] = lambda: SlurmExecutor(partition=partition)
+    executor = executors[kind]()
     prepare(config, tokenizer, executor=executor)
 """
 
@@ -75,27 +80,61 @@ def _cumulative(weights: list[float]) -> Any:
 def start(folder: Path, text: Path, **options: Any) -> subprocess.Popen[bytes]:
     """Starts a preparation with its cache in `folder`, as a process group of its own."""
     values = {"text": str(text), "cache": str(folder), "shards": 1, "workers": 1}
-    values |= {"bytes": True, "datatrove": False} | options
+    values |= {"bytes": True, "datatrove": None} | options
     command = [sys.executable, "-c", PREPARE, json.dumps(values)]
-    return subprocess.Popen(command, start_new_session=True)
+    # The processes of a cluster inherit this variable too, by which they are known.
+    paths = {"PYTHONPATH": os.pathsep.join([os.getcwd(), str(folder)])}
+    return subprocess.Popen(command, start_new_session=True, env=os.environ | paths)
 
 
 def measure(folder: Path, text: Path, **options: Any) -> dict[str, Any]:
     """Runs a preparation to its end: its seconds, processor seconds and peak memory in MB."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     process, anonymous = start(folder, text, **options), 0.0
+    seen = ProcessorTime(str(folder).encode())
     while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
         anonymous = max(anonymous, anonymous_mb(process.pid))
-        time.sleep(0.05)
+        seen.look()
+        time.sleep(0.1)
     _, status, usage = ended
     seconds = time.perf_counter() - begin
     if status:
         raise RuntimeError(f"a preparation failed with status {status}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu = seen.total()
     peaks = {"peak_mb": usage.ru_maxrss / 1e3, "peak_anonymous_mb": anonymous}
     return {"seconds": seconds, "cpu_seconds": cpu, **peaks}
+
+
+class ProcessorTime:
+    """Processor seconds of the processes whose PYTHONPATH has a folder, and of Ray's, by looking at
+    them again and again."""
+
+    def __init__(self, folder: bytes):
+        self._folder = folder
+        self._others: set[str] = set()
+        self._seconds: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Notes what the processes have taken so far."""
+        for path in Path("/proc").glob("[0-9]*"):
+            if path.name in self._others:
+                continue
+            with contextlib.suppress(OSError):
+                if path.name not in self._seconds and not self._is_ours(path):
+                    self._others.add(path.name)
+                    continue
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                ticks = int(fields[11]) + int(fields[12])
+                self._seconds[path.name] = ticks / os.sysconf("SC_CLK_TCK")
+
+    def _is_ours(self, path: Path) -> bool:
+        if (path / "cmdline").read_bytes().startswith(b"ray::"):
+            return True
+        return self._folder in (path / "environ").read_bytes()
+
+    def total(self) -> float:
+        """In all."""
+        return sum(self._seconds.values())
 
 
 def anonymous_mb(pid: int) -> float:
@@ -107,30 +146,26 @@ def anonymous_mb(pid: int) -> float:
     return 0.0
 
 
-def speed(root: Path, megabytes: int) -> dict[str, Any]:
+def speed(root: Path, megabytes: int, executors: list[str]) -> dict[str, Any]:
     """MB/s of each way to prepare the same text with SentencePiece."""
     text, results = root / "text.txt", {}
     write_text(text, megabytes)
     size = text.stat().st_size / 1e6
-    ways = {
-        "one store": {},
-        "4 shards": {"shards": 4},
-        "4 shards, datatrove": {"shards": 4, "datatrove": True},
-    }
+    ways: dict[str, dict[str, Any]] = {"one store": {}, "4 shards": {"shards": 4}}
+    for executor in ("local", *executors):
+        name = executor.partition(":")[0]
+        ways[f"4 shards, datatrove {name}"] = {"shards": 4, "datatrove": executor}
     # The tokenizer is trained once; a tiny text of its own would give another one.
     trained = root / "trained"
     measure(trained, text, bytes=False)
     for name, options in ways.items():
         for workers in (1, 2):
-            cache = root / f"{name}-{workers}"
+            cache = root / f"{len(results)}"  # SLURM takes no path with spaces
             cache.mkdir()
             (cache / "tokenizers").symlink_to(trained / "tokenizers")
             found = measure(cache, text, bytes=False, workers=workers, **options)
             found["mb_per_second"] = size / found["seconds"]
-            # datatrove's pool is not waited for by this process, so its time is not known.
-            known = not (options.get("datatrove") and workers > 1)
-            found["cpu_seconds"] = found["cpu_seconds"] if known else None
-            found["mb_per_cpu_second"] = size / found["cpu_seconds"] if known else None
+            found["mb_per_cpu_second"] = size / found["cpu_seconds"]
             results[f"{name}, {workers} workers"] = found
             print(f"{name}, {workers} workers: {found}", flush=True)
     return results
@@ -193,16 +228,18 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[20])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--datatrove", action="store_true", help="kill builds of datatrove")
+    parser.add_argument("--executor", nargs="*", default=[], help="slurm:PARTITION, ray")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if arguments.what == "speed":
-            result = speed(root, arguments.megabytes[0])
+            result = speed(root, arguments.megabytes[0], arguments.executor)
         elif arguments.what == "memory":
             result = memory(root, arguments.megabytes)
         else:
             megabytes = arguments.megabytes[0]
-            result = kills(root, megabytes, arguments.kills, datatrove=arguments.datatrove)
+            datatrove = "local" if arguments.datatrove else None
+            result = kills(root, megabytes, arguments.kills, datatrove=datatrove)
     print(json.dumps(result))
 
 

@@ -46,6 +46,7 @@ KNOWN_TO = {
     "grain": {"data"},
     "optax": {"optimizers", "state", "step"},
     "orbax": {"run.checkpoint"},
+    "qwix": {"model"},
     "s3fs": {"storage.stores"},
     "sacrebleu": {"metrics"},
     "safetensors": {"convert", "run.checkpoint"},

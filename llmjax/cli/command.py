@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from llmjax.cli.arguments import ALL, FLAGS, Words, check_positionals, split
@@ -12,6 +12,7 @@ from llmjax.limits import number_problems
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import flag
 from llmjax.run.config.overrides import Override, override
+from llmjax.run.telemetry.program import Program
 from llmjax.storage.json_documents import json_text
 
 Options = TypeVar("Options")
@@ -45,11 +46,13 @@ class Call(Generic[Options]):
       words: the positional words, without those that are part of the command's name.
       options: the options' values.
       flags: the flags that are set.
+      program: this process, where the command is all that it does.
     """
 
     words: tuple[str, ...]
     options: Options
     flags: frozenset[str] = frozenset()
+    program: Program | None = None
 
     @property
     def as_json(self) -> bool:
@@ -105,8 +108,15 @@ class Command(Generic[Options]):
     memory: str | None = None
 
 
-def run_command(name: str, command: Command[Any], argv: Sequence[str]) -> None:
+def run_command(
+    name: str, command: Command[Any], argv: Sequence[str], program: Program | None = None
+) -> None:
     """Runs a command with the words after its name, and prints its output or its help.
+
+    Args:
+      name, command: which command.
+      argv: the words after its name.
+      program: this process, where the command is all that it does.
 
     Raises:
       UserError: the command line is wrong, or the command itself raises it.
@@ -127,7 +137,7 @@ def run_command(name: str, command: Command[Any], argv: Sequence[str]) -> None:
         from llmjax.parallel.compilation import enable_compilation_cache
 
         enable_compilation_cache()
-    output = command.run(call)
+    output = command.run(replace(call, program=program))
     if output is None:
         return
     if output.is_log:

@@ -9,6 +9,7 @@ from llmjax.cli.command import Call, Command, Output
 from llmjax.data.datatrove.executors import AnyExecutor
 from llmjax.data.progress import Progress, terminal_progress
 from llmjax.data.text.corpus import validation_documents
+from llmjax.data.text.store_building import PUBLISHING
 from llmjax.errors import UserError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file
@@ -57,16 +58,19 @@ class BuildOptions(Config):
 
 
 class _Meter:
-    """Passes progress on, and counts the bytes that were tokenized."""
+    """Passes progress on, counts the bytes that were tokenized, and notes what was published."""
 
     def __init__(self, show: Progress):
         self._show = show
         self._done: dict[str, int] = {}
+        self.published = False
+        """Whether a token store was completed."""
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """See `Progress`."""
         if stage.startswith("Tokenizing"):
             self._done[stage] = done
+        self.published |= stage == PUBLISHING
         self._show(stage, done, total)
 
     @property
@@ -99,6 +103,7 @@ def run(call: Call[BuildOptions]) -> Output:
         "heldout_bytes": sum(document.bytes for document in held_out),
         "duplicates": sum(known) if len(known) == len(copies) else None,
         "tokenized_bytes": meter.num_bytes,
+        "published": meter.published,
         "seconds": seconds,
         "bytes_per_second": meter.num_bytes / seconds if meter.num_bytes else None,
     }
@@ -120,6 +125,8 @@ def _text(data: dict[str, Any]) -> str:
             f"tokenized:  {count('tokenized_bytes')} bytes in {data['seconds']:.1f} s, "
             f"{speed / 1e6:.2f} MB/s"
         )
+    elif data["published"]:
+        lines.append("tokenized:  nothing; all shards were complete, and the store was published")
     else:
         lines.append("tokenized:  nothing; the store was complete")
     return "\n".join(lines)

@@ -34,6 +34,7 @@ from llmjax.errors import (
     exit_code,
     printable,
 )
+from llmjax.run.telemetry.program import Program
 
 if TYPE_CHECKING:
     from llmjax.cli.command import Command
@@ -76,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the words after `llmjax`; None for those of this process.
     """
+    program = Program() if argv is None else None
     words = list(sys.argv[1:] if argv is None else argv)
     hold_standard_streams()
-    code = _exit_code(words, debug="--debug" in words)
+    code = _exit_code(words, program)
     try:
         finish_output()
     except BrokenPipeError:
@@ -90,10 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _exit_code(words: list[str], debug: bool) -> int:
+def _exit_code(words: list[str], program: Program | None) -> int:
     """Runs a command line and reports any error."""
+    debug = "--debug" in words
     try:
-        return _dispatch(words)
+        return _dispatch(words, program)
     except UserError as error:
         if debug:
             traceback.print_exc()
@@ -123,7 +126,7 @@ def _exit_code(words: list[str], debug: bool) -> int:
         return INTERNAL_ERROR
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], program: Program | None) -> int:
     words = [word for word in words if word != "--debug"] if words[:1] == ["--debug"] else words
     if not words:
         print(overview(), file=sys.stderr)
@@ -141,7 +144,7 @@ def _dispatch(words: list[str]) -> int:
     from llmjax.cli.command import run_command
 
     with _log_to_stderr():
-        run_command(name, command, rest)
+        run_command(name, command, rest, program)
     return DONE
 
 

@@ -42,7 +42,7 @@ def run(call: Call[Config]) -> Output | None:
         return Output({"config": plain(call.options)}, to_python(call.options).rstrip("\n"))
     import jax
 
-    result = summary(train(call.options))
+    result = summary(train(call.options, call.program))
     return Output(result, in_words(result)) if jax.process_index() == 0 else None
 
 

@@ -1,7 +1,8 @@
 """Global batches: row selection, contents and device arrays, prefetched."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -12,11 +13,14 @@ from llmjax.data.batch import Arrays, Batch, BatchSpec, check_batch, place_batch
 from llmjax.data.config import DataConfig, check_data
 from llmjax.data.objectives.causal import Causal
 from llmjax.data.objectives.config import Objective
-from llmjax.data.objectives.windows import read_windows
+from llmjax.data.objectives.windows import Windows, read_windows
 from llmjax.data.order import RowOrder, steps_until_exhausted
 from llmjax.data.text.corpus import Corpus
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import named_sharding
+
+SOURCES_AT_ONCE = 16
+"""Sources of a batch that are read at the same time."""
 
 
 def batch_at(
@@ -49,17 +53,30 @@ def read_rows(
     sources = np.array([span.source for span in spans])
     starts = np.array([span.start for span in spans], np.int64)
     sizes = np.array([span.size for span in spans], np.int64)
+    chosen = [np.flatnonzero(sources == source) for source in np.unique(sources)]
+
+    def read(selected: np.ndarray) -> Windows:
+        store = corpus.train[sources[selected[0]]]
+        return read_windows(store, starts[selected], sizes[selected], length)
+
     batch: Arrays = {}
-    for source in np.unique(sources):
-        selected = np.flatnonzero(sources == source)
-        store = corpus.train[source]
-        windows = read_windows(store, starts[selected], sizes[selected], length)
+    for selected, windows in zip(chosen, _at_once(read, chosen), strict=True):
         keys = [order.key(numbers[row]) for row in selected]
         for name, values in objective.batch(windows, keys).items():
             if name not in batch:
                 batch[name] = np.zeros((len(rows), *values.shape[1:]), values.dtype)
             batch[name][selected] = values
     return batch
+
+
+def _at_once(
+    read: Callable[[np.ndarray], Windows], chosen: Sequence[np.ndarray]
+) -> Sequence[Windows]:
+    """The rows of each source. Those of a bucket wait for each other's answers otherwise."""
+    if len(chosen) == 1:
+        return [read(chosen[0])]
+    with ThreadPoolExecutor(min(len(chosen), SOURCES_AT_ONCE)) as pool:
+        return list(pool.map(read, chosen))
 
 
 class Feed(Protocol):

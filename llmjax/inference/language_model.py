@@ -15,10 +15,12 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
+from llmjax.inference.quantization import read_quantized
 from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.params import Params, unstack_layers
+from llmjax.model.quantized import Weights
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.parallel.mesh import MeshConfig, make_mesh, place, reshard, rounded_up, use_mesh
 from llmjax.run.config.options import keyword_options
@@ -41,6 +43,9 @@ class LoadOptions:
     one."""
     dtype: Dtype | None = None
     """Dtype of parameters and computation; none: float32 parameters, computation as trained."""
+    quantize: Weights | None = None
+    """Bits of the weights in memory: int8, with a scale per output channel, or int4, with one per
+    32 weights (the embedding and the LM head stay in int8); none: as dtype."""
     mesh: MeshConfig | None = ONE_DEVICE
     """Device mesh to shard the model over; in Python also a jax.sharding.Mesh."""
 
@@ -247,7 +252,10 @@ def load(run: str | PathLike[str], options: LoadOptions) -> LanguageModel:
     with use_mesh(mesh):
         abstract = jax.tree.map(placed, network.abstract_params())
     step = resolve_step(folder, config, options.step)
-    params = read_parameters(folder, step, abstract)
+    if options.quantize is None:
+        params = read_parameters(folder, step, abstract)
+    else:
+        params = read_quantized(folder, step, abstract, network.model, mesh, options.quantize)
     heads = params.pop("heads", {})
     with use_mesh(mesh):
         params = unstack_layers(params)

@@ -18,7 +18,7 @@ from llmjax.model.layers import ActivationSharding, Aux, Dense, Norm, adapter, d
 from llmjax.model.lora import Target
 from llmjax.model.mlp import MLP
 from llmjax.model.remat import keeping
-from llmjax.model.rope import rotate
+from llmjax.model.rope import FAR, rotate
 from llmjax.parallel import mesh
 
 
@@ -107,7 +107,8 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         if layer_type is None or not layer_type.rotates:
             return x
-        return rotate(x, context.positions, *layer_frequencies(self.config, layer_type))
+        far = self.config.max_length > FAR
+        return rotate(x, context.positions, *layer_frequencies(self.config, layer_type), far=far)
 
     def mix(
         self,

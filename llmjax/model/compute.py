@@ -84,6 +84,11 @@ class ComputeConfig:
         """Dtypes of products with stored weights."""
         return Precision(self.dtype, self.reduce_dtype)
 
+    @property
+    def saves_memory(self) -> bool:
+        """Whether most of a layer is recomputed to save memory."""
+        return self.remat not in ("none", "attention", "dots")
+
 
 def compute_problems(config: ComputeConfig) -> Iterator[str]:
     """Yields what is wrong with a config, a line each."""

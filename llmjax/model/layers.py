@@ -13,6 +13,7 @@ from llmjax.model import products
 from llmjax.model.compute import ContextMethod, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
+from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -67,10 +68,16 @@ TRAIN = ActivationSharding()
 DECODE = ActivationSharding(None, None)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, std: float) -> nnx.Param:
-    """Creates a float32 parameter from N(0, std^2), with its sharding."""
+def normal(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: Axes,
+    std: float,
+    inner: tuple[int, ...] | None = None,
+) -> nnx.Param:
+    """Creates a float32 parameter from N(0, std^2), with its sharding; `inner` as of ParamSpec."""
     draw = jax.random.normal(rngs.params(), shape, out_sharding=mesh.out_sharding(*axes))
-    return nnx.Param(std * draw, axes=axes)
+    return nnx.Param(std * draw, axes=axes, inner=inner)
 
 
 def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
@@ -100,7 +107,7 @@ class Dense(nnx.Module):
     ):
         """`name` is the checkpoint name of the result, for remat policies."""
         self.name = name
-        self.kernel = normal(rngs, shape, axes, std)
+        self.kernel = normal(rngs, shape, axes, std, tuple(range(-len(shape), -outer)))
         self.axes, self.precision, self.lora = axes, precision, lora
         # One bias per output, split like the output: never over "embed".
         outer_axes = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
@@ -118,9 +125,8 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array, out: Axes) -> jax.Array:
         """[B, L, *inner] -> [B, L, *outer] with logical axes `out`, in the compute dtype."""
         bias = self.bias[...] if self.has_bias else None
-        y = products.dense(
-            x, self.kernel[...], bias, axes=self.axes, out=out, precision=self.precision
-        )
+        kernel = self.kernel.get_value()
+        y = products.dense(x, kernel, bias, axes=self.axes, out=out, precision=self.precision)
         if self.lora is not None:
             y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
         return y if self.name is None else checkpoint_name(y, self.name)
@@ -200,28 +206,34 @@ class Table(nnx.Module):
         precision: Precision,
         rngs: nnx.Rngs,
     ):
-        self.rows = normal(rngs, (size, width), axes, std)
+        self.rows = normal(rngs, (size, width), axes, std, (-1,) if axes[0] == "vocab" else None)
         self.axes, self.precision = axes, precision
 
     def __call__(self, index: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L] int32 -> [B, L, width] in the compute dtype, split like the residual stream."""
-        return _look_up(self.rows[...], index, self.axes, sharding, self.precision)
+        return _look_up(self.rows.get_value(), index, self.axes, sharding, self.precision)
 
 
 # The custom derivative sums a device's tokens in float32 whatever the compute dtype, and each
 # device adds up only its own rows of the table before the reduction.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _look_up(
-    rows: jax.Array,
+    rows: Weight,
     index: jax.Array,
     axes: Axes,
     sharding: ActivationSharding,
     precision: Precision,
 ) -> jax.Array:
     spec = mesh.out_sharding(*sharding.stream())
-    return (
-        products.gather(rows, axes, precision.dtype).at[index].get(mode="clip", out_sharding=spec)
-    )
+
+    def look_up(table: jax.Array) -> jax.Array:
+        return table.at[index].get(mode="clip", out_sharding=spec)
+
+    if isinstance(rows, Quantized):
+        found = look_up(mesh.reshard(rows.values, *products.gathered(axes))).astype(jnp.float32)
+        scale = look_up(mesh.reshard(rows.scale, axes[0], None))
+        return (found * scale).astype(precision.dtype)
+    return look_up(products.gather(rows, axes, precision.dtype))
 
 
 def _look_up_forward(

@@ -20,6 +20,7 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding, Aux, add_aux
 from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
+from llmjax.model.quantized import Weight, as_array
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 
@@ -165,6 +166,10 @@ class Model:
 
     def lm_head(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
         """Returns the LM head's weights [V, D], with axes ("vocab", "embed"), and bias [V]."""
+        rows, bias = self._lm_head(params)
+        return as_array(rows, ("vocab", "embed"), self.compute.dtype), bias
+
+    def _lm_head(self, params: Params) -> tuple[Weight, jax.Array | None]:
         tied = self.config.tie_embeddings
         rows = params["embedding"]["rows"] if tied else params["unembedding"]
         return rows, params.get("unembedding_bias")
@@ -330,7 +335,7 @@ class Model:
         return tokens, BlockContext(sharding, mesh.reshard(positions, "batch", "length"), mask)
 
     def _logits(self, params: Params, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
-        rows, bias = self.lm_head(params)
+        rows, bias = self._lm_head(params)
         hidden = self._module(params).lm_head_input(hidden, sharding)
         logits = products.dense(
             mesh.reshard(hidden, *sharding.gathered()),

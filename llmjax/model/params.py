@@ -26,6 +26,9 @@ class ParamSpec(NamedTuple):
     path: tuple[str, ...]
     shape: jax.ShapeDtypeStruct
     axes: Axes
+    inner: tuple[int, ...] | None = None
+    """Of a projection's kernel, and of a table of tokens: the dimensions that a product with it
+    sums over, counted from the end."""
 
 
 class ParamSpecs(NamedTuple):
@@ -47,7 +50,7 @@ class ParamSpecs(NamedTuple):
         if not mesh.has_mesh():
             return
         devices, problems = jax.sharding.get_abstract_mesh(), []
-        for path, shape, axes in self.specs:
+        for path, shape, axes, _ in self.specs:
             try:
                 mesh.check_divides(".".join(path), shape.shape, axes, devices)
             except UserError as error:
@@ -67,7 +70,8 @@ def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
     def declare(path: tuple[str, ...], param: nnx.Param) -> ParamSpec:
         axes = param.get_metadata("axes")  # of one layer: a stack has one more dimension
         axes = ("layers",) * (param.ndim - len(axes)) + axes
-        return ParamSpec(path, jax.ShapeDtypeStruct(param.shape, param.dtype), axes)
+        shape = jax.ShapeDtypeStruct(param.shape, param.dtype)
+        return ParamSpec(path, shape, axes, param.get_metadata().get("inner"))
 
     flat = nnx.to_flat_state(state)
     return ParamSpecs(graph, tuple(declare(tuple(map(str, path)), leaf) for path, leaf in flat))

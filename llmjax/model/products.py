@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.model.compute import Precision
+from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 
 def dense(
     x: jax.Array,
-    kernel: jax.Array,
+    kernel: Weight,
     bias: jax.Array | None,
     *,
     axes: Axes,
@@ -34,7 +35,7 @@ def dense(
 
     Args:
       x: [B, L, *inner].
-      kernel: [*inner, *outer], stored (float32, "embed" split).
+      kernel: [*inner, *outer], stored (float32, "embed" split), or quantized, without derivative.
       bias: [*outer] or None.
       axes: logical axes of the kernel as stored.
       out: logical axes of the result.
@@ -53,8 +54,10 @@ def gathered(axes: Axes) -> Axes:
     return tuple("gathered" if axis == "embed" else axis for axis in axes)
 
 
-def gather(weight: jax.Array, axes: Axes, dtype: str) -> jax.Array:
+def gather(weight: Weight, axes: Axes, dtype: str) -> jax.Array:
     """Casts and then gathers a stored weight, so that fewer bytes are transferred."""
+    if isinstance(weight, Quantized):
+        return weight.gather(gathered(axes)).widen(gathered(axes), dtype)
     return mesh.reshard(weight.astype(dtype), *gathered(axes))
 
 
@@ -102,7 +105,7 @@ class Dtypes(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _dense(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, axes: Axes, out: Axes, dtypes: Dtypes
+    x: jax.Array, kernel: Weight, bias: jax.Array | None, axes: Axes, out: Axes, dtypes: Dtypes
 ) -> jax.Array:
     inner = x.ndim - 2
     contract = (tuple(range(2, x.ndim)), tuple(range(inner)))

@@ -8,6 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+FAR = 2**17
+"""Longest texts of a model whose angles are plain products of position and frequency."""
+SPAN = 1024
+"""Positions whose rotation is reduced to less than a turn, for longer texts."""
+
 
 @dataclass(frozen=True)
 class Unscaled:
@@ -154,7 +159,12 @@ def _longrope(
 
 
 def rotate(
-    x: jax.Array, positions: jax.Array, frequencies: np.ndarray, factor: float = 1.0
+    x: jax.Array,
+    positions: jax.Array,
+    frequencies: np.ndarray,
+    factor: float = 1.0,
+    *,
+    far: bool = False,
 ) -> jax.Array:
     """Rotates the first 2 n dimensions of each head; dimension i is paired with i + n.
 
@@ -163,12 +173,26 @@ def rotate(
       positions: [B, L] int32.
       frequencies: [n] radians per position, from `rope_frequencies`.
       factor: multiplies the rotated dimensions.
+      far: whether positions go beyond `FAR`, where float32 angles are too coarse.
     """
     half = len(frequencies)
-    angle = positions[..., None, None].astype(jnp.float32) * frequencies
+    angle = _angles(positions[..., None, None], frequencies, far)
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     rotated = [a * cos - b * sin, b * cos + a * sin]
     if rest.shape[-1]:
         rotated.append(rest)
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def _angles(positions: jax.Array, frequencies: np.ndarray, far: bool) -> jax.Array:
+    """Angles of positions, modulo full turns, float32.
+
+    A million radians have steps of 0.06 in float32. Far positions are therefore split: a whole
+    number of `SPAN`s, each of which turns by less than a full turn, reduced in float64, and a rest.
+    """
+    if not far:
+        return positions.astype(jnp.float32) * frequencies
+    turns = np.fmod(np.float64(SPAN) * frequencies, 2 * math.pi).astype(np.float32)
+    spans, rest = (x.astype(jnp.float32) for x in jnp.divmod(positions, SPAN))
+    return spans * turns + rest * frequencies

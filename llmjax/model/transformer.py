@@ -54,7 +54,7 @@ class Transformer(nnx.Module):
         if config.pooler:
             self.pooler = square(config, compute, bias=True, rngs=rngs)
         if not config.tie_embeddings:
-            self.unembedding = normal(rngs, (vocab, d), axes, std)
+            self.unembedding = normal(rngs, (vocab, d), axes, std, (-1,))
         if config.lm_head_bias:
             self.unembedding_bias = constant(0.0, (vocab,), ("vocab",))
 

@@ -160,8 +160,11 @@ def work_facts(
     environment: Mapping[str, Any],
     seconds: float | None,
     stages: Sequence[Stage] = (),
+    *,
+    spikes: bool = False,
 ) -> list[Fact]:
-    """Returns steps, tokens, time and FLOPs, with their accounting."""
+    """Returns steps, tokens, time and FLOPs, with their accounting; `spikes`: whether the steps of
+    loss spikes are skipped."""
     train = history.train
     if not train:
         return [Fact("Steps", "none logged")]
@@ -197,7 +200,11 @@ def work_facts(
             "model FLOP/s / the devices' bfloat16 peak" if mfu is not None else "",
         ),
         Fact("Waiting for data", _known(wait, percent), "median share of the time"),
-        Fact("Skipped steps", _known(last(train, "skipped"), count), "loss or gradient not finite"),
+        Fact(
+            "Skipped steps",
+            _known(last(train, "skipped"), count),
+            "loss or gradient not finite" + (", or far above the recent ones" if spikes else ""),
+        ),
         *_roll_back_facts(history),
     ]
     if memory is not None:

@@ -223,12 +223,14 @@ def tables(
     else:
         evaluation = facts.evaluation_facts(history)
         data_facts = facts.data_facts(config, data, trained)
+    spikes = config.spikes.factor > 0
+    work = facts.work_facts(history, environment, seconds, stages, spikes=spikes)
     return [
         ("Evaluation", evaluation),
         *([("Tasks while training", task_facts(history))] if history.tasks else []),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
-        ("Training", facts.work_facts(history, environment, seconds, stages)),
+        ("Training", work),
         ("Environment", facts.environment_facts(latest_session(environment))),
     ]
 

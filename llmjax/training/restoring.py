@@ -6,8 +6,9 @@ from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import read_params
 from llmjax.state import TrainState, Tree, abstract_state, split, state_of
+from llmjax.training.fit import check_fit
 from llmjax.training.initialization import freeze, frozen_params, initial_params
-from llmjax.training.session import Session, check_memory
+from llmjax.training.session import Session
 
 
 def restore_or_init(
@@ -19,7 +20,7 @@ def restore_or_init(
     Raises:
       UserError: they do not fit the devices, or belong to another run, or cannot be read.
     """
-    check_memory(_abstract(session), session.mesh, copies=1 if session.config.replay.every else 0)
+    check_fit(session, _abstract(session))
     if (restored := _restore(session, checkpoints)) is not None:
         return *restored, _restore_frozen(session)
     trained, frozen = _init(session, checkpoints)

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax.run.telemetry.display import to_stderr
+from llmjax.run.telemetry.program import Program
 
 ABANDONED = 130
 """The exit code after a third signal, as a shell gives it after Ctrl-C."""
@@ -32,10 +33,17 @@ class StartStatus:
     """The newest checkpoint; None: there is none."""
     trained: bool = False
     """Whether this start has finished a step."""
+    program: Program | None = None
+    """This process, where it does nothing else than this start."""
     started: float = field(default_factory=time.time)
-    """When this start began, in seconds since the epoch."""
+    """When this start began, in seconds since the epoch, if it is not the whole program."""
     measuring: str = ""
     """What runs after the step: "evaluation" or "samples"; empty: nothing."""
+
+    @property
+    def began(self) -> float:
+        """When this start, or its program, began, in seconds since the epoch."""
+        return self.program.began if self.program else self.started
 
     def doing(self) -> str:
         """The current activity, as "finishing step 4"."""

@@ -23,6 +23,7 @@ from llmjax.run.folder import Run
 from llmjax.run.remote.run import RemoteRun, RemoteStart
 from llmjax.run.telemetry.display import to_stderr
 from llmjax.run.telemetry.goodput import Goodput
+from llmjax.run.telemetry.program import Program
 from llmjax.state import join
 from llmjax.storage.stores.path import is_store
 from llmjax.training.dues import has_dues, is_over
@@ -88,7 +89,7 @@ class LocalStart:
                 path.rmdir()
 
 
-def train(config: Config) -> Run:
+def train(config: Config, program: Program | None = None) -> Run:
     """Trains a model, or resumes the run in its folder.
 
     A resumed run sees the same batches as an uninterrupted one, on any mesh and with any number of
@@ -97,6 +98,7 @@ def train(config: Config) -> Run:
     Args:
       config: the run's config. With several processes, each calls this with the same config, on a
         shared file system or with the run folder in a bucket.
+      program: this process, where it does nothing else: goodput counts all its time.
 
     Returns:
       The run; every function of llmjax that takes a run folder takes it too.
@@ -109,7 +111,7 @@ def train(config: Config) -> Run:
     if not isinstance(config, Config):
         fix = "llmjax.load_config_file reads a preset, a file or a run folder"
         raise UserError("config", f"{config!r} is not an llmjax.Config", fix)
-    with StopSignal(StartStatus()) as signal:
+    with StopSignal(StartStatus(program=program)) as signal:
         try:
             config = validate(resolve_init_from(config))
             return _in_process(config, signal, start_devices(config))
@@ -161,7 +163,10 @@ def _in_folder(
 
 def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> Run:
     file = run.goodput if jax.process_index() == 0 else None
-    with Goodput(file, signal.status.started) as goodput:
+    status = signal.status
+    with Goodput(file, status.began) as goodput:
+        if status.program:
+            status.program.do_last(goodput.left)
         return _train_counted(config, run, signal, link, goodput)
 
 

@@ -45,7 +45,7 @@ def test_it_prepares_the_store_that_training_opens(capsys, config_file, monkeypa
     code, out, _ = run(capsys, *words, "--json")
     assert code == 0
     assert not Path(config_file).with_name("run").exists()
-    monkeypatch.setattr(shards, "fill_shard", None)  # nothing is left to do
+    monkeypatch.setattr(shards, "fill_shard", lambda *_: pytest.fail("nothing is left to do"))
     config = load_config_file(config_file)
     _, corpus = prepare(replace(config.data, shards=3), config.tokenizer)
     result = json.loads(out)
@@ -57,6 +57,11 @@ def test_it_prepares_the_store_that_training_opens(capsys, config_file, monkeypa
     assert code == 0
     assert f"{corpus.num_documents} documents, {corpus.num_tokens:,} tokens" in out
     assert "nothing; the store was complete" in out
+    words = (*words, "--store", str(Path(config_file).with_name("store")))
+    for what in ("all shards were complete, and the store was published", "the store was complete"):
+        code, out, err = run(capsys, *words)
+        assert code == 0, err
+        assert f"nothing; {what}" in out
 
 
 @pytest.mark.once

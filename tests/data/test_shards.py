@@ -141,7 +141,8 @@ def test_an_interrupted_build_continues_with_the_missing_shards(config, tmp_path
     with pytest.raises(KeyboardInterrupt):
         opened(config)
     opened(config)
-    assert built == [0, 1, 2, 2, 3, 4]
+    assert built[2] in built[3:]  # it was not complete
+    assert sorted([*built[:2], *built[3:]]) == [0, 1, 2, 3, 4]
     assert digests(config.cache_dir) == digests(str(tmp_path / "other"))
 
 

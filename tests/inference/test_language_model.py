@@ -205,3 +205,19 @@ def test_a_mesh_changes_nothing(run, lm, tmp_path):
     alone, together = lm.generate(PROMPTS, how), spread.generate(PROMPTS, how)
     assert [c.tokens for c in alone] == [c.tokens for c in together]
     assert make_mesh(sizes) == spread.mesh
+
+
+@pytest.mark.parametrize(("weights", "mesh"), [("int8", None), ("int4", MeshConfig(fsdp=8))])
+def test_quantized_weights_stay_narrow(run, lm, weights, mesh):
+    narrow = load(run.folder, quantize=weights, mesh=mesh)
+    kernels = narrow.params["decoder"]["layers"][0]["mlp"]
+    rows = narrow.params["embedding"]["rows"]
+    dtypes = {"int8": jnp.int8, "int4": jnp.uint8}
+    assert kernels["up"]["kernel"].values.dtype == dtypes[weights]
+    assert (rows.values.dtype, rows.values.shape) == (jnp.int8, (lm.model.config.vocab_size, 16))
+    assert narrow.params["decoder"]["norm"]["scale"].dtype == jnp.float32
+    assert mesh is None or len(rows.values.sharding.device_set) == 8
+    score, exact = (float(np.sum(model.score("hello you").nats)) for model in (narrow, lm))
+    assert score == pytest.approx(exact, rel=0.2)
+    assert score != exact
+    assert len(narrow.generate("he", max_new_tokens=3, temperature=0)[0].tokens) <= 3

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from shapes import LLAMA, assert_close, batch, make, placed
 
+from llmjax.errors import UserError
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.attention import all_to_all, attention, blocked, chunk_kernel, ring, zigzag
+from llmjax.model.attention.context import sharding_of
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
+from llmjax.model.rope import rotate
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel import mesh
@@ -172,3 +175,38 @@ def test_chunk_kernels():
     gradients = blocked.local_backward(q, k, v, arrays, saved, dout, rules, jnp.float32)
     found = chunk_kernel.backward(q, k, v, distance, (segments, keys), saved, dout, rules)
     assert_close(found, gradients, 1e-5)
+
+
+def test_the_choice_of_a_method():
+    """By bytes moved, and by what heads and positions allow; a wrong one is named."""
+    grouped = replace(LLAMA, num_heads=32, num_kv_heads=8, d_model=128)
+    bfloat16 = ComputeConfig(dtype="bfloat16", remat="full")
+
+    def chosen(config, compute, **sizes):
+        with jax.set_mesh(mesh.make_mesh(MeshConfig(**sizes))):
+            return sharding_of(config, compute, 64, causal=True)
+
+    assert chosen(grouped, bfloat16, sequence=2) == ZIGZAG, "192 bytes against 208"
+    assert chosen(grouped, bfloat16, sequence=4) == EXCHANGE, "448 bytes against 312"
+    uneven = replace(grouped, num_heads=12, num_kv_heads=4)
+    assert chosen(uneven, bfloat16, fsdp=1, sequence=8) == ZIGZAG, "8 does not divide 12"
+    assert chosen(grouped, bfloat16, fsdp=8) == TRAIN
+    relative = replace(grouped, positions="relative")
+    assert chosen(relative, bfloat16, sequence=8) == TRAIN, "a bias needs all keys"
+    with pytest.raises(UserError, match="relative positions"):
+        chosen(relative, replace(bfloat16, context_parallel="ring"), sequence=8)
+    exchange = replace(bfloat16, context_parallel="all_to_all")
+    with pytest.raises(UserError, match=r"mesh.sequence=8 .* 12 query heads and 4 key heads"):
+        chosen(uneven, exchange, fsdp=1, sequence=8)
+
+
+def test_far_positions():
+    """Rotations a million tokens into a text are as exact as float32 is near its start."""
+    frequencies = (500_000.0 ** (-np.arange(8) / 8)).astype(np.float32)
+    positions = np.array([[5, 1023, 1024, 131_071, 1_048_575]], np.int32)
+    angle = positions[..., None, None] * frequencies.astype(np.float64)
+    x = np.tile(np.repeat([1.0, 0.0], 8).astype(np.float32), (1, 5, 1, 1))
+    exact = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
+    near, far = (np.asarray(rotate(x, positions, frequencies, far=far)) for far in (False, True))
+    assert np.abs(far - exact).max() < 1e-3 < np.abs(near - exact).max()
+    np.testing.assert_array_equal(far[:, :2], near[:, :2])

@@ -52,6 +52,15 @@ def test_lines_are_split_by_kind(tmp_path):
     )
 
 
+@pytest.mark.parametrize("spikes", [False, True])
+def test_skipped_steps_say_why(tmp_path, spikes):
+    history = read(tmp_path, train_line(1) | {"skipped": 2})
+    facts = work_facts(history, {}, None, spikes=spikes)
+    fact = next(fact for fact in facts if fact.label == "Skipped steps")
+    reason = "loss or gradient not finite" + (", or far above the recent ones" if spikes else "")
+    assert (fact.value, fact.note) == ("2", reason)
+
+
 def test_stages_begin_earlier_where_batches_were_left_out():
     stages = tuple(StageConfig(step) for step in (10, 22, 40))
     config = Config(data=DataConfig(stages=stages))

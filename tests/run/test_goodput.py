@@ -1,6 +1,9 @@
 """Every second of a run is counted once, over all its starts."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -57,6 +60,30 @@ def test_a_restart_loses_the_steps_since_the_checkpoint(tmp_path):
         clock.now += 8
     assert seconds(file) == {"start": 2, "steps": 18, "lost": 6, "down": 100}
     assert read_goodput(file)["starts"] == 2
+
+
+def test_the_end_of_the_program_counts_unless_another_start_has_begun(tmp_path):
+    clock, file = Clock(), tmp_path / "goodput.json"
+    with Goodput(file, clock.now, clock) as goodput:
+        goodput.begin(0, lambda: 0.0)
+        clock.now += 10
+        goodput.end()
+    clock.now += 2
+    goodput.left()
+    assert seconds(file) == {"start": 2, "steps": 10}
+    with Goodput(file, clock.now, clock) as again:
+        again.begin(0, lambda: 0.0)
+        clock.now += 3
+    clock.now += 5
+    goodput.left()
+    assert seconds(file) == {"start": 2, "lost": 10, "steps": 3}
+
+
+def test_the_process_began_before_python_was_loaded(tmp_path):
+    code = "from llmjax.run.telemetry.program import Program; print(Program().began)"
+    before = time.time()
+    began = float(subprocess.check_output([sys.executable, "-c", code]))
+    assert before - 0.1 <= began <= before + 0.5 * (time.time() - before)
 
 
 def test_a_roll_back_loses_the_steps_since_the_checkpoint(tmp_path):

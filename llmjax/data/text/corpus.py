@@ -119,8 +119,9 @@ def prepare(
         corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
         _check(corpus, config)
     else:
+        pinned, identities = pin_sources(config)
         tokenizer, corpus = tokenize(
-            config, tokenizer_config, known, progress, special_tokens, executor
+            pinned, identities, tokenizer_config, known, progress, special_tokens, executor
         )
     if known is None and folder is not None:
         tokenizer.save(folder)
@@ -129,14 +130,15 @@ def prepare(
 
 def tokenize(
     config: DataConfig,
+    identities: Sequence[Identity],
     tokenizer_config: TokenizerConfig,
     known: Tokenizer | None,
     progress: Progress,
     special_tokens: tuple[str, ...],
     executor: Executor | None,
 ) -> tuple[Tokenizer, Corpus]:
-    """As `prepare`, in the cache, with the run's tokenizer if it has one (`known`)."""
-    config, identities = pin_sources(config)
+    """As `prepare`, in the cache, of what `pin_sources` returns, with the run's tokenizer if it has
+    one (`known`)."""
 
     def build(config: DataConfig) -> tuple[Tokenizer, Corpus]:
         tokenizer = known or tokenizer_config.open()

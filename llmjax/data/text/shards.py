@@ -7,6 +7,9 @@ file is read once; with fewer, K times, but tokenized once.
 """
 
 import itertools
+import os
+import random
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -245,6 +248,9 @@ def build_shards(
     """
     absent = missing_shards(sharding)
     missing = [shard for shard in shards if shard in absent]
+    # Other machines may build the same shards: each begins with others, and leaves out those that
+    # are complete when it comes to them.
+    random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(missing)
     workers = min(sharding.config.workers or cpus(), len(missing))
     size = sharding.identity.num_bytes
     total = None if size is None else size * len(missing) // sharding.count
@@ -276,7 +282,10 @@ def missing_shards(sharding: Sharding) -> set[int]:
 def build_shard(
     sharding: Sharding, shard: int, tokenizer: Tokenizer, report: Callable[[int], None]
 ) -> None:
-    """Builds a shard in the cache if it is not there, and publishes it where it is asked for."""
+    """Builds a shard in the cache if it is not there, and publishes it where it is asked for and is
+    missing."""
+    if sharding.stored is not None and sharding.stored.marker(shard).is_file():
+        return
     folder = sharding.folder(shard)
     build = partial(fill_shard, sharding, shard, tokenizer, report)
     if sharding.stored is None:

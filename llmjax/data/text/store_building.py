@@ -33,6 +33,9 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.stores.path import Location
 
+PUBLISHING = "Publishing the token store"
+"""The stage of `progress` in which an incomplete store is completed."""
+
 
 def build_store(
     config: DataConfig,
@@ -79,8 +82,9 @@ def build_store(
         plan = Manifest(request, weights, digests, keys, tokenizer.fingerprint)
         plan.write(root / PLAN)
         tokenizer, corpus = tokenize(
-            pinned, tokenizer_config, known, progress, special_tokens, executor
+            pinned, identities, tokenizer_config, known, progress, special_tokens, executor
         )
+        progress(PUBLISHING, 0, None)
         _publish(root, plan, tokenizer, corpus)
     return prepare(config, tokenizer_config, tokenizer_folder, progress, special_tokens)
 

@@ -123,7 +123,7 @@ def block_reader(folder: SourceFolder, dtype: np.dtype, config: DataConfig) -> B
     cache = None
     if isinstance(folder.store, StorePath):
         kept = cache_root(config.cache_dir) / "stores" / "blocks"
-        cache = BlockCache(kept, config.store_cache_bytes)
+        cache = BlockCache(kept, folder.key, config.store_cache_bytes)
     return BlockReader(files, dtype, RangeReader(folder.store), cache)
 
 

@@ -9,7 +9,7 @@ VMEM (FlashAttention-2, arXiv:2307.08691).
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ VMEM_BYTES = 64 << 20
 """Limit of the kernels' VMEM; v5e, v5p and v6e have about twice this or more."""
 
 
+Semantics = Literal["parallel", "arbitrary"]
 Segments = tuple[jax.Array, jax.Array]
 """Segments of the queries and of the keys, [B, C] each."""
 
@@ -75,7 +76,7 @@ def forward(
             jax.ShapeDtypeStruct((b, heads, width, size), jnp.float32),
             jax.ShapeDtypeStruct((b, heads, 1, size), jnp.float32),
         ],
-        compiler_params=_params(2),
+        compiler_params=_params(),
         interpret=mesh.platform() != "tpu",
         name="chunk_attention_forward",
     )(distance[None], *call.arrays(q, k, v))
@@ -127,7 +128,7 @@ def backward(
             scratch_shapes=[pltpu.VMEM((block, width), jnp.float32)] * 2,
         ),
         out_shape=[jax.ShapeDtypeStruct((b, heads, size, width), jnp.float32)] * 3,
-        compiler_params=_params(2),
+        compiler_params=_params(),
         interpret=mesh.platform() != "tpu",
         name="chunk_attention_backward",
     )(distance[None], *arrays, *call.arrays(q, k, v))
@@ -181,8 +182,8 @@ def _block(size: int) -> int:
     return next(n for n in (BLOCK, 256, LANES) if size % n == 0)
 
 
-def _params(parallel: int) -> pltpu.CompilerParams:
-    semantics = ("parallel",) * parallel + ("arbitrary",) * (4 - parallel)
+def _params() -> pltpu.CompilerParams:
+    semantics: tuple[Semantics, ...] = ("parallel", "parallel", "arbitrary", "arbitrary")
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES)
 
 

@@ -5,7 +5,7 @@ token of its part of the rows, this many elements of a head's width, forward and
 query heads and N key heads of the device (those of the model divided by tensor parallelism):
 
 - gather: 2 N (n - 1) keys and values of the others; their gradients are scattered in float32.
-- ring: as many forward, and again backward, and 2 N n gradients in float32. All of it travels
+- ring: as many forward, and again backward, and 2 N n gradients in float32: a little more, but
   beside products, and no device holds more than two devices' keys, where a gather holds all.
 - all_to_all (DeepSpeed Ulysses, arXiv:2309.14509): queries, keys, values and outputs are exchanged,
   (2 H + 2 M) (n - 1) / n forward and again backward, with M = max(N, n), since each device needs a

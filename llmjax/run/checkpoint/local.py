@@ -77,8 +77,8 @@ class LocalCheckpoints:
         """
         self.wait()
         shards = Shards(state)
+        local_files.check_local_space(self._run, shards.local_bytes)
         pieces = shards.copy_local()
-        local_files.check_local_space(self._run, sum(piece.nbytes for piece in pieces.values()))
         self._written = self._thread.submit(
             local_files.write_part, self.folder, pieces, shards.fingerprint, progress, self._start
         )

@@ -18,6 +18,9 @@ from llmjax.storage.writing import check_utf8
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SKIPPED = ocp.PLACEHOLDER
+"""In place of an array's shape: it is not read."""
+
 
 def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tuple[Any, int]:
     """Verifies and reads the parameters of a checkpoint.
@@ -70,12 +73,18 @@ def complete_step(
 def read_params(folder: Path, step: int, abstract: Any) -> Any:
     """Reads the parameters of a verified checkpoint; see `restore_params`.
 
+    Leaves of `abstract` that are SKIPPED are not read, and stay as they are.
+
     Raises:
       UserError: it holds other parameters.
     """
-    handlers = {"params": params_handler(abstract)}
-    items = read_items(folder / str(step), handlers, params=ocp.args.StandardRestore(abstract))
-    return items["params"]
+    if any(leaf is SKIPPED for leaf in jax.tree.leaves(abstract)):
+        handler: ocp.CheckpointHandler = ocp.PyTreeCheckpointHandler()
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        restore: ocp.args.CheckpointArgs = ocp.args.PyTreeRestore(abstract, arguments)
+    else:
+        handler, restore = params_handler(abstract), ocp.args.StandardRestore(abstract)
+    return read_items(folder / str(step), {"params": handler}, params=restore)["params"]
 
 
 def newest_complete(
@@ -119,7 +128,7 @@ def params_handler(params: Any) -> ocp.StandardCheckpointHandler:
 
 
 def read_items(
-    path: Path, handlers: dict[str, ocp.StandardCheckpointHandler] | None = None, **items: Any
+    path: Path, handlers: dict[str, ocp.CheckpointHandler] | None = None, **items: Any
 ) -> Any:
     """Reads items (Orbax restore arguments) of the checkpoint at `path`.
 

@@ -1,5 +1,6 @@
 """The pieces of a sharded tree: which process holds which, and what others can replace."""
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ class Piece:
     """The leaf's path and the shard's bounds."""
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Shards:
@@ -52,6 +58,11 @@ class Shards:
     def needs(self, name: str) -> bool:
         """Whether this process's devices hold a piece."""
         return jax.process_index() in self._holders[name]
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of the pieces that this process's devices hold."""
+        return sum(piece.nbytes for name, piece in self._pieces.items() if self.needs(name))
 
     def lost(self, readers: Mapping[int, int]) -> Iterator[tuple[int, Piece]]:
         """The pieces that a process needs and does not read itself, in the same order everywhere,

@@ -9,7 +9,7 @@ from llmjax.errors import UserError
 from llmjax.model.compute import Remat
 from llmjax.parallel.mesh import LOGICAL_TO_MESH, MeshConfig
 from llmjax.run.config.schema import Config
-from llmjax.run.planning.plan import Plan, analytic_plan
+from llmjax.run.planning.plan import Plan, analytic_plan, state_fits
 from llmjax.run.planning.topology import Topology
 
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]
@@ -25,7 +25,7 @@ class Candidate:
     """A setting that a search tries."""
 
     mesh: MeshConfig
-    remat: Remat
+    remat: str
     accumulate: int
 
     def applied(self, config: Config) -> Config:
@@ -71,7 +71,7 @@ def nearest(config: Config, topology: Topology) -> Candidate | None:
     whole = replace(config.mesh, data=1, fsdp=-1)
     meshes = dict.fromkeys((config.mesh, whole))
     for mesh in meshes:
-        for remat in dict.fromkeys((config.compute.remat, "full")):
+        for remat in _remats(config.compute.remat):
             for accumulate in _accumulations(config, devices):
                 candidate = Candidate(mesh, remat, accumulate)
                 if _fits(config, candidate, topology):
@@ -79,9 +79,14 @@ def nearest(config: Config, topology: Topology) -> Candidate | None:
     return None
 
 
+def _remats(remat: str) -> tuple[str, ...]:
+    return (remat,) if remat == "full" else (remat, "full")
+
+
 def _fits(config: Config, candidate: Candidate, topology: Topology) -> bool:
+    changed = candidate.applied(config)
     try:
-        return bool(analytic_plan(candidate.applied(config), topology).fits)
+        return state_fits(changed, topology) and bool(analytic_plan(changed, topology).fits)
     except UserError:
         return False
 

@@ -153,7 +153,7 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     names = tuple((sizes | dict.fromkeys(ROWS, 1)).items())
     compute, on_cpu = config.compute, topology.platform == "cpu"
     row = Row(model, compute, stage.length, names, on_cpu)
-    whole = replace(row, compute=replace(compute, remat="none"))
+    whole = replace(row, compute=replace(compute, remat="none", offload=()))
     accumulate = config.optimizer.accumulate
     parts = accumulate * sizes[ROWS[0]] * sizes[ROWS[1]]
     rows = stage.batch_size / parts
@@ -178,6 +178,19 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     return Plan(
         config, model, topology, sizes, stage, parameters, memory, time, state.checkpoint, work
     )
+
+
+def state_fits(config: Config, topology: Topology) -> bool:
+    """Whether parameters, gradients and optimizer alone fit, which needs no trace.
+
+    Raises:
+      UserError: as `analytic_plan`.
+    """
+    model = resolve(config.model, vocabulary_of(config))
+    sizes = mesh_sizes(config.mesh, topology.devices, topology.kind)
+    state = state_bytes(config, model, sizes)
+    needed = state.parameters + state.trained + state.optimizer
+    return topology.memory is None or needed <= topology.memory
 
 
 def check_divides(

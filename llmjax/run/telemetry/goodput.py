@@ -1,8 +1,8 @@
 """Goodput: what the wall time of a run was spent on, over all its starts.
 
 The times add up to the wall time since the first start. They are kept in goodput.json, written
-when the first start begins, every ten seconds or so while steps are logged, and at the end of a
-start.
+when the first start begins, every ten seconds or so while steps are logged, at the end of a start,
+and when its program ends.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Activity = Literal[
     "down",
 ]
 ACTIVITIES: dict[Activity, str] = {
-    "start": "preparing data, reading checkpoints",
+    "start": "starting and ending the program, preparing data, reading checkpoints",
     "compile": "tracing and compiling the step",
     "steps": "training",
     "data": "waiting for batches",
@@ -145,6 +145,14 @@ class Goodput:
         self._switch(self._activity)
         if self._starts:
             self._store(self._starts)
+
+    def left(self) -> None:
+        """Counts the time since the end of the context manager as this start's, and writes it,
+        unless another start has written since, or this one never trained."""
+        stored = read_goodput(self._file)
+        if stored is not None and stored["time"] == self._since:
+            self._activity = "start"
+            self.write()
 
     def _store(self, starts: int) -> None:
         if self._file is None:

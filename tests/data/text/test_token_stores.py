@@ -176,7 +176,9 @@ def test_what_is_missing_is_named_and_the_build_continues(server, local, tmp_pat
     monkeypatch.setattr(shards, "publish_shard", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         build_store(config, BYTES)
-    with pytest.raises(UserError, match=r"missing: 1 of 3 shards of source 0 \(2\); run llmjax"):
+    (missing,) = {0, 1, 2} - set(built)
+    message = rf"missing: 1 of 3 shards of source 0 \({missing}\); run llmjax"
+    with pytest.raises(UserError, match=message):
         prepare(config, BYTES)
     # Another machine, without this one's cache, builds the one that is missing.
     other = replace(config, cache_dir=str(tmp_path / "second"))
@@ -189,9 +191,26 @@ def test_what_is_missing_is_named_and_the_build_continues(server, local, tmp_pat
         lambda s, shard, *rest: (filled.append(shard), fill_shard(s, shard, *rest)),
     )
     build_store(other, BYTES)
-    assert filled == [2]
+    assert filled == [missing]
     monkeypatch.setattr(shards, "fill_shard", None)  # nothing is built any more
     build_store(other, BYTES)
+    monkeypatch.setattr(shards, "fill_shard", fill_shard)
+    same_batches(config, local)
+
+
+def test_what_another_machine_publishes_meanwhile_is_left_out(local, tmp_path, monkeypatch):
+    config = replace(local, store=str(tmp_path / "store"), cache_dir=str(tmp_path / "first"))
+    fill_shard, filled = shards.fill_shard, []
+
+    def fill(sharding, shard, *rest):
+        filled.append(shard)
+        if len(filled) == 1:
+            build_store(replace(config, cache_dir=str(tmp_path / "second")), BYTES)
+        fill_shard(sharding, shard, *rest)
+
+    monkeypatch.setattr(shards, "fill_shard", fill)
+    build_store(config, BYTES)
+    assert sorted(filled[1:]) == [0, 1, 2]  # by the second machine; the first one completes its own
     same_batches(config, local)
 
 

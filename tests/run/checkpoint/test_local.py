@@ -112,6 +112,9 @@ def test_a_full_disk_is_noticed_before_a_save(state, tmp_path, monkeypatch):
     other.mkdir(parents=True)
     (other / "2.safetensors").write_bytes(bytes(100_000))
     local = LocalCheckpoints(str(tmp_path), 7, tmp_path)
+    shards = Shards(state)
+    assert shards.local_bytes == sum(piece.nbytes for piece in shards.copy_local().values())
+    monkeypatch.setattr(Shards, "copy_local", lambda self: pytest.fail("copied before"))
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(local_files.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"1 MB are needed, 0\.0 MB free; free some .*0\.1 MB of 1"):

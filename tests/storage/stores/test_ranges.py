@@ -77,7 +77,7 @@ def test_local_files(tmp_path):
 
 
 def test_the_cache_ends_at_its_limit(tmp_path):
-    cache = BlockCache(tmp_path / "blocks", 1 << 20)
+    cache = BlockCache(tmp_path / "blocks", "key", 1 << 20)
     for number in range(40):
         cache.write("key/0", number << 16, bytes([number + 1]) * (1 << 16))
     found = [
@@ -85,18 +85,38 @@ def test_the_cache_ends_at_its_limit(tmp_path):
     ]
     assert found == list(range(len(found)))
     assert 12 <= len(found) <= 17  # of 16, and what the file system adds
-    again = BlockCache(tmp_path / "blocks", 1 << 20)
+    again = BlockCache(tmp_path / "blocks", "key", 1 << 20)
     again.write("key/1", 0, b"x")
     assert again.read("key/1", 0, 1) == b""
     assert again.read("key/0", 0, 4) == b"\1\1\1\1"
-    nothing = BlockCache(tmp_path / "none", 0)
+    nothing = BlockCache(tmp_path / "none", "key", 0)
     nothing.write("key/0", 0, b"x")
     assert not (tmp_path / "none").exists()
 
 
+def test_a_full_cache_makes_room_by_stores_that_nobody_uses(tmp_path):
+    block = bytes([1]) * (1 << 16)
+    left = BlockCache(tmp_path, "left", 1 << 20)
+    for number in range(12):
+        left.write("left/0", number << 16, block)
+    del left
+    used = BlockCache(tmp_path, "used", 1 << 20)
+    used.write("used/0", 0, block)
+    new = BlockCache(tmp_path, "new", 1 << 20)
+    for number in range(8):
+        new.write("new/0", number << 16, block)
+    assert new.read("new/0", 7 << 16, 1 << 16) == block
+    assert not (tmp_path / "left").exists()
+    assert used.read("used/0", 0, 1 << 16) == block
+    opened = BlockCache(tmp_path, "opened", 1 << 16)  # a lower limit, and all others in use
+    opened.write("opened/0", 0, block)
+    assert opened.read("opened/0", 0, 1) == b""
+    assert new.read("new/0", 0, 1 << 16) == block
+
+
 def test_a_disk_that_cannot_be_written_stops_the_keeping(tmp_path, caplog):
     (tmp_path / "blocks").write_text("a file")
-    cache = BlockCache(tmp_path / "blocks", 1 << 20)
+    cache = BlockCache(tmp_path / "blocks", "key", 1 << 20)
     for _ in range(2):
         cache.write("key/0", 0, b"x")
     assert caplog.text.count("no more blocks are kept") == 1

@@ -1,0 +1,112 @@
+"""Weights in 8 and 4 bits: what they stand for and take, and models that compute with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from shapes import BOTH, FLOAT32, LLAMA, batch, make, placed
+
+from llmjax.losses.token_loss import token_nll
+from llmjax.model import products
+from llmjax.model.params import param_specs, unstack_layers
+from llmjax.model.quantized import CANDIDATES, Quantized, as_array, quantize
+from llmjax.parallel.mesh import MeshConfig, make_mesh, use_mesh
+
+KERNEL = ("heads", "head_dim", "embed")
+
+
+def kernel(shape=(2, 32, 6), seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def narrowed(model, params, weights):
+    """The parameters with every projection quantized, and the same ones widened again."""
+    specs = {spec.path: spec for spec in param_specs(model.config, model.compute).specs}
+    names = jax.tree_util.tree_leaves_with_path(params)
+
+    def spec_of(path):
+        return specs[tuple(part.key for part in path)]
+
+    assert {spec_of(path).inner for path, _ in names} >= {None, (-2,), (-1,)}
+
+    def narrow(path, leaf):
+        spec = spec_of(path)
+        return leaf if spec.inner is None else quantize(leaf, spec.axes, spec.inner, weights)
+
+    def wide(path, leaf):
+        return products.gather(leaf, spec_of(path).axes, "float32")
+
+    quantized = jax.jit(lambda tree: jax.tree.map_with_path(narrow, tree))(params)
+    is_leaf = lambda leaf: isinstance(leaf, Quantized)  # noqa: E731
+    return quantized, jax.tree.map_with_path(wide, quantized, is_leaf=is_leaf)
+
+
+def test_int8_errs_by_half_a_step_of_its_channel():
+    weight = kernel()
+    narrow = quantize(weight, KERNEL, (-3, -2), "int8")
+    assert (narrow.values.dtype, narrow.scale.shape) == (jnp.int8, (1, 1, 6))
+    error = jnp.abs(as_array(narrow, KERNEL, "float32") - weight)
+    assert (error <= 0.5001 * narrow.scale).all()
+    assert error.max() > 0.4 * narrow.scale.min()
+
+
+def test_int4_takes_half_a_byte_and_a_scale_per_group():
+    weight = kernel((2, 64, 6))
+    narrow = quantize(weight, KERNEL, (-3, -2), "int4")
+    assert (narrow.values.dtype, narrow.values.shape) == (jnp.uint8, (2, 32, 6))
+    assert (narrow.scale.dtype, narrow.scale.shape) == (jnp.bfloat16, (2, 2, 6))
+    assert (narrow.shape, narrow.ndim) == (weight.shape, weight.ndim)
+
+
+def test_int4_searches_scales_that_err_less():
+    weight = kernel((1, 32, 200))
+    groups = np.abs(weight).max(1, keepdims=True)
+    plain = np.round(weight / groups * 7) * groups / 7
+    searched = as_array(quantize(weight, KERNEL, (-3, -2), "int4"), KERNEL, "float32")
+    errors = [float(np.square(wide - weight).mean()) for wide in (searched, plain)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_int4_is_exact_on_its_grid():
+    """Levels from -8 to 7 of any scale of bfloat16, as groups of a published file have them."""
+    levels = np.tile(np.arange(-8, 8, dtype=np.float32), 2).reshape(1, 32, 1)
+    weight = jnp.asarray(levels * np.array([0.125, -0.375, 1.5], np.float32))
+    assert -8.0 in CANDIDATES
+    narrow = quantize(weight, KERNEL, (-3, -2), "int4")
+    np.testing.assert_array_equal(as_array(narrow, KERNEL, "float32"), weight)
+    zeros = quantize(0 * weight, KERNEL, (-3, -2), "int4")
+    assert not as_array(zeros, KERNEL, "float32").any()
+
+
+def test_narrow_kernels_and_tables_keep_eight_bits():
+    assert not quantize(kernel((2, 24, 6)), KERNEL, (-3, -2), "int4").is_packed
+    table = quantize(kernel((5, 32)), ("vocab", "embed"), (-1,), "int4")
+    assert (table.values.dtype, table.scale.shape) == (jnp.int8, (5, 1))
+    assert table.T.shape == (32, 5)
+    widened = as_array(table, ("vocab", "embed"), "float32")
+    np.testing.assert_array_equal(as_array(table.T, ("embed", "vocab"), "float32"), widened.T)
+
+
+@pytest.mark.parametrize(("config", "weights"), [(LLAMA, "int8"), (LLAMA, "int4"), (BOTH, "int4")])
+def test_a_model_computes_with_what_its_weights_stand_for(config, weights):
+    model, params = make(config, FLOAT32)
+    narrow, wide = narrowed(model, params, weights)
+    rows = batch(config)
+    nll = jax.jit(lambda params: token_nll(model, params, rows))
+    np.testing.assert_allclose(nll(narrow), nll(wide), atol=1e-5)
+    assert np.abs(nll(narrow) - nll(params)).max() > 1e-4
+    with use_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        spread, same = narrowed(model, placed(params, model), weights)
+        np.testing.assert_allclose(nll(spread), nll(same), atol=1e-5)
+
+
+def test_decoding_reads_narrow_weights():
+    model, params = make(LLAMA, FLOAT32)
+    narrow, wide = narrowed(model, params, "int4")
+    tokens = jnp.array([[3, 5, 7]])
+
+    def logits(params):
+        cache = model.prefill(params, tokens, 8)
+        return model.decode(params, tokens[:, :1], jnp.array([[3]]), cache)[0]
+
+    np.testing.assert_allclose(logits(unstack_layers(narrow)), logits(unstack_layers(wide)), 1e-4)
