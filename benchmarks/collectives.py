@@ -18,52 +18,13 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the attached devices; the topology has its own
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine that has TPUs
 
-import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 
-from llmjax.data.batch import Batch
-from llmjax.losses.loss import Loss
-from llmjax.losses.token_loss import token_loss
-from llmjax.model.checks import resolve
-from llmjax.model.model import Model
-from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.parallel.collectives import Collective, collectives
-from llmjax.parallel.mesh import make_mesh, named_sharding
+from llmjax.parallel.mesh import make_mesh
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
-from llmjax.run.config.schema import Config
-from llmjax.state import Tree, abstract_state
-from llmjax.step import make_train_step
-
-
-def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocab_size: int) -> jax.stages.Lowered:
-    """Lowers the training step of a causal config for the devices of a mesh."""
-    model = Model(resolve(config.model, vocab_size), config.compute)
-    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
-
-    def loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
-        key = key if config.compute.dropout else None
-        return token_loss(model, params, batch, dropout_key=key, z_loss=config.loss.z_loss)
-
-    step = make_train_step(
-        loss,
-        optimizer,
-        seed=config.seed,
-        clip_norm=config.optimizer.clip_norm,
-        accumulate=config.optimizer.accumulate,
-    )
-    shape = (config.data.batch_size, config.data.length)
-    sharding = named_sharding(mesh, "batch", "length")
-    dtypes = dict.fromkeys(("inputs", "targets", "positions", "segments"), jnp.int32)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, dtype in (dtypes | {"weights": jnp.float32}).items()
-    }
-    with jax.set_mesh(mesh):
-        return jax.jit(step, donate_argnums=0).lower(
-            abstract_state(model, optimizer, mesh), batch, None
-        )
+from llmjax.run.planning.program import lowered_step
 
 
 def table(found: list[Collective]) -> list[dict]:

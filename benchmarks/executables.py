@@ -14,7 +14,8 @@ import os
 import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the attached devices; the topology has its own
@@ -23,15 +24,18 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine th
 import jax
 from jax.experimental import topologies
 
-from benchmarks.collectives import lowered_step
 from llmjax.model.checks import resolve
+from llmjax.parallel.chips import CHIPS, Chip
 from llmjax.parallel.collectives import Collective, collectives
 from llmjax.parallel.compilation import compiler_options
+from llmjax.parallel.cycles import estimated_cycles, splash_products
 from llmjax.parallel.hlo import Program
 from llmjax.parallel.mesh import axis_sizes, make_mesh
+from llmjax.parallel.roofline import attention_flops, attention_seconds, cycle_seconds
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.program import lowered_step
 
 VOCABULARY = 128_256
 
@@ -61,81 +65,24 @@ STEPS = {
 }
 
 
-@dataclass(frozen=True)
-class Chip:
-    """Public figures of a TPU."""
-
-    flops: float
-    """bfloat16 FLOPs per second."""
-    link: float
-    """Bytes per second along one axis of the torus, both ways together."""
-    axes: int
-    """Of the torus."""
-    clock: float
-    """Cycles per second, by which the compiler's estimates become seconds."""
-
-
-CHIPS = {
-    "v5e": Chip(1.97e14, 9e10, 2, 1.503e9),
-    "v5p": Chip(4.59e14, 1.8e11, 3, 1.751e9),
-    "v6e": Chip(9.2e14, 1.8e11, 2, 1.751e9),
-}
 EFFICIENCY = (0.4, 0.6)
 """Of attention kernels, by their peak: the range of the prediction."""
 
-_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
-_KERNEL = re.compile(r"(splash_mh?qa?_[a-z]+|splash_mha_[a-z]+)")
+_KERNEL = re.compile(r"splash_\w*_(fwd|dq|dkv)")
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a device does in a step, by the compiler's own estimates."""
-
-    cycles: float
-    matmul_cycles: float
-    flash_forward: int
-    flash_backward: int
-    products: int
-    """Of queries and keys or of the like size, in attention: 2 forward, 5 backward (7 unfused)."""
-
-
-def work(program: Program) -> Work:
-    """Adds up cycles outside attention kernels, and the kernels' calls."""
-    cycles = matmul = 0
-    calls: Counter[str] = Counter()
-    multiplies = {
-        name: any(each.opcode in ("convolution", "dot") for each in instructions)
-        for name, instructions in program.computations.items()
-    }
+def kernel_calls(program: Program) -> dict[str, int]:
+    """How often attention kernels run: forward ("fwd") and backward ("dkv", and "dq" unfused)."""
+    calls = Counter[str]()
     for each in program.executed():
-        instruction = each.instruction
-        if instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.text:
-            calls[instruction.name.split(".")[0]] += each.times
-        found = _CYCLES.search(instruction.text)
-        if found is None or each.computation != each.scheduled:
-            continue
-        cycles += int(found[1]) * each.times
-        called = re.search(r"calls=%?([\w.\-]+)", instruction.text)
-        if called and _multiplies(program, called[1], multiplies):
-            matmul += int(found[1]) * each.times
-    forward = sum(count for name, count in calls.items() if "fwd" in name)
-    dq = sum(count for name, count in calls.items() if "_dq" in name)
-    dkv = sum(count for name, count in calls.items() if "dkv" in name)
-    return Work(cycles, matmul, forward, dkv + dq, 2 * forward + 3 * dq + (4 if dq else 5) * dkv)
-
-
-def _multiplies(program: Program, name: str, direct: dict[str, bool]) -> bool:
-    """Whether a computation has a matrix product, in its fusions too."""
-    inner = (
-        called[1]
-        for each in program.computations.get(name, ())
-        if each.opcode == "fusion" and (called := re.search(r"calls=%?([\w.\-]+)", each.text))
-    )
-    return direct.get(name, False) or any(_multiplies(program, each, direct) for each in inner)
+        found = _KERNEL.match(each.instruction.name)
+        if found and each.instruction.opcode == "custom-call":
+            calls[found[1]] += each.times
+    return dict(calls)
 
 
 def predicted(
-    done: Work, found: list[Collective], config: Config, mesh: jax.sharding.Mesh, chip: Chip
+    program: Program, found: list[Collective], config: Config, mesh: jax.sharding.Mesh, chip: Chip
 ) -> list[float]:
     """Tokens per second of a device, for each efficiency of attention.
 
@@ -145,15 +92,17 @@ def predicted(
     """
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
     rows = config.data.batch_size / (sizes["data"] * sizes["fsdp"])
-    length, heads = config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
-    flops = done.products * rows * length * config.data.length * heads * model.head_width
-    seconds = done.cycles / chip.clock
+    tokens, heads = rows * config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
+    flops = attention_flops(
+        splash_products(program), tokens, config.data.length / 2, heads, model.head_width
+    )
+    seconds = cycle_seconds(chip, estimated_cycles(program))
     for each in found:
         if not each.is_async:
-            axes = chip.axes if each.kind == "all-reduce" or chip.axes == 3 else 1
-            seconds += each.wire_bytes / (chip.link * axes)
+            flat = chip.dimensions == 2 and each.kind != "all-reduce"
+            seconds += each.wire_bytes / (chip.link * (1 if flat else chip.dimensions))
     tokens = config.data.batch_size * config.data.length / mesh.size
-    return [tokens / (seconds + flops / (share * chip.flops)) for share in EFFICIENCY]
+    return [tokens / (seconds + attention_seconds(chip, flops, share)) for share in EFFICIENCY]
 
 
 def compile_step(
@@ -184,7 +133,7 @@ def compile_step(
     assert memory is not None
     if hlo:
         (hlo / f"{name}.hlo").write_text(text)
-    found, done = collectives(text, mesh), work(Program(text))
+    found, program = collectives(text, mesh), Program(text)
     wire = Counter[str]()
     for each in found:
         wire[each.kind] += each.wire_bytes / 1e9
@@ -196,27 +145,22 @@ def compile_step(
         "peak_gib": (memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes) / 2**30,
         "wire_gb": wire,
         "exposed_gb": sum(each.wire_bytes / 1e9 for each in found if not each.is_async),
-        "work": asdict(done),
-        "tokens_per_second": predicted(done, found, config, mesh, chip),
+        "cycles": estimated_cycles(program),
+        "kernels": kernel_calls(program),
+        "tokens_per_second": predicted(program, found, config, mesh, chip),
         "compile_seconds": seconds,
-        "versions": {"jax": jax.__version__, "libtpu": _libtpu()},
+        "versions": {"jax": jax.__version__, "libtpu": version("libtpu")},
     }
-
-
-def _libtpu() -> str:
-    from importlib.metadata import version
-
-    return version("libtpu")
 
 
 def row(result: dict) -> str:
     """A line of the table."""
-    wire, done = result["wire_gb"], result["work"]
+    wire, kernels = result["wire_gb"], Counter(result["kernels"])
     low, high = result["tokens_per_second"]
     return (
         f"{result['name']:28}{result['peak_gib']:7.2f}{wire['all-gather']:9.1f}"
         f"{wire['reduce-scatter']:9.1f}{wire['all-reduce']:9.1f}{result['exposed_gb']:9.1f}"
-        f"{done['cycles']:11.3g}{done['flash_forward']:5}/{done['flash_backward']:<5}"
+        f"{result['cycles']:11.3g}{kernels['fwd']:5}/{kernels['dkv'] + kernels['dq']:<5}"
         f"{low:8,.0f} to {high:,.0f}"
     )
 

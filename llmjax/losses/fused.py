@@ -3,7 +3,9 @@
 Logits exist for one chunk of tokens at a time, and the forward pass of a derivative computes the
 gradients too, so no [B, L, V] array is ever kept. Each device works on its own tokens and its own
 part of the vocabulary; devices exchange a maximum and two sums per token, and reduce the gradients
-once at the end.
+once at the end. Where memory is short and the head's gradient is large, it is never whole on a
+device: a second pass over blocks of the vocabulary computes the logits again, and each block's
+gradient is scattered at once, for a third more products.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llmjax.losses.scores import LogitConfig, Scores, objective, score, slope
+from llmjax.losses.scores import LogitConfig, Scores, objective, score, score_again, slope
 from llmjax.model.products import dot, reduced, weight_gradient
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -23,6 +25,12 @@ CHUNK_BYTES = 2**26
 
 CHUNK_TOKENS = 1024
 """Minimum tokens of a chunk, so that products stay large."""
+
+ROW_BYTES = 2**28
+"""Approximate size of float32 logits of all of a device's tokens and a block of the vocabulary."""
+
+LARGE_GRADIENT = 2**30
+"""Bytes of a head's float32 gradient from which it is computed in blocks, if memory is short."""
 
 TOKENS: Axes = ("batch", "length")
 HIDDEN: Axes = ("batch", "length", None)
@@ -176,33 +184,83 @@ def _gradients(
 ) -> tuple[jax.Array, ...]:
     hidden, rows, bias, targets = inputs
     rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
+    in_blocks = logits.saves_memory and 4 * rows.size >= LARGE_GRADIENT and mesh.parts("embed") > 1
 
-    def add(carry: tuple, chunk: tuple) -> tuple[tuple, jax.Array]:
+    def add(carry: tuple, chunk: tuple) -> tuple[tuple, tuple]:
         sums, drows, dbias = carry
         hidden, targets, weights = chunk
         hidden = _live(hidden, weights)
         scores = score(hidden, rows, bias, targets, logits)
         change = slope(scores, weights, logits)
-        dbias = dbias + change.sum(0)
-        change = change.astype(hidden.dtype)
-        drows = drows + weight_gradient(change, hidden, 1)
-        dhidden = dot(change, rows, ((1,), (0,)), None)
-        return (sums + _sums_of(scores, weights, logits), drows, dbias), dhidden
+        narrow = change.astype(hidden.dtype)
+        if not in_blocks:
+            dbias = dbias + change.sum(0)
+            drows = drows + weight_gradient(narrow, hidden, 1)
+        dhidden = dot(narrow, rows, ((1,), (0,)), None)
+        sums = sums + _sums_of(scores, weights, logits)
+        again = (scores.log_partition, scores.column) if in_blocks else None
+        return (sums, drows, dbias), (dhidden, again)
 
     chunks = _chunks(len(rows), hidden, targets, weights)
-    zeros = (jnp.zeros(4), jnp.zeros(rows.shape), jnp.zeros(len(rows)))
-    (sums, drows, dbias), dhidden = jax.lax.scan(add, zeros, chunks)
+    whole = () if in_blocks else rows.shape
+    zeros = (jnp.zeros(4), jnp.zeros(whole), jnp.zeros(whole[:1]))
+    (sums, drows, dbias), (dhidden, again) = jax.lax.scan(add, zeros, chunks)
     width = hidden.shape[-1]
     dhidden = dhidden.reshape(-1, width)[: targets.size].reshape(hidden.shape)
     dhidden = dhidden.astype(reduced(logits.precision, "vocab"))
     dhidden = mesh.reduce_scatter(dhidden, ("vocab",), ("batch", "residual", None))
-    drows = drows.astype(reduced(logits.precision, *TOKENS))
+    if in_blocks:
+        drows, dbias = _gradients_in_blocks(inputs, rows, (chunks[0], chunks[2], *again), logits)
+    else:
+        drows = _scattered(drows, logits).astype(inputs.rows.dtype)
     return (
         mesh.reduce_scatter(sums, TOKENS, (None,)),
         dhidden.astype(hidden.dtype),
-        mesh.reduce_scatter(drows, TOKENS, ROWS).astype(inputs.rows.dtype),
+        drows,
         mesh.reduce_scatter(dbias, TOKENS, ("vocab",)),
     )
+
+
+def _scattered(drows: jax.Array, logits: LogitConfig) -> jax.Array:
+    """The sum of the devices' gradients of rows, of which each device receives its columns."""
+    drows = drows.astype(reduced(logits.precision, *TOKENS))
+    return mesh.reduce_scatter(drows, TOKENS, ROWS)
+
+
+def _gradients_in_blocks(
+    inputs: LossInputs, rows: jax.Array, tokens: tuple[jax.Array, ...], logits: LogitConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of the head, a block of the vocabulary after another.
+
+    Args:
+      inputs: with the stored rows.
+      rows: [V, D], gathered.
+      tokens: hidden states, weights, log_partition and column of all tokens, in chunks.
+      logits: how hidden states become logits, and logits a loss.
+
+    Returns:
+      Those of the stored rows, and of the bias before its reduction.
+    """
+    hidden, weights, log_partition, column = (x.reshape(-1, *x.shape[2:]) for x in tokens)
+    hidden, count = _live(hidden, weights), len(rows)
+    size = min(count, max(1, ROW_BYTES // (4 * len(hidden))))
+    # The last block begins earlier, where it would end after the last row.
+    starts = jnp.minimum(size * jnp.arange(-(-count // size)), count - size)
+
+    def add(carry: tuple, start: jax.Array) -> tuple[tuple, None]:
+        drows, dbias = carry
+        block = jax.lax.dynamic_slice_in_dim(rows, start, size)
+        bias = inputs.bias
+        bias = None if bias is None else jax.lax.dynamic_slice_in_dim(bias, start, size)
+        scores = score_again(hidden, block, bias, (log_partition, column - start), logits)
+        change = slope(scores, weights, logits)
+        part = _scattered(weight_gradient(change.astype(hidden.dtype), hidden, 1), logits)
+        place = jax.lax.dynamic_update_slice_in_dim
+        drows = place(drows, part.astype(drows.dtype), start, 0)
+        return (drows, place(dbias, change.sum(0), start, 0)), None
+
+    zeros = (jnp.zeros_like(inputs.rows), jnp.zeros(count))
+    return jax.lax.scan(add, zeros, starts)[0]
 
 
 def _nll(inputs: LossInputs, logits: LogitConfig) -> tuple[jax.Array, ...]:

@@ -21,6 +21,9 @@ class LogitConfig(NamedTuple):
     smoothing: float
     vocab: int
     precision: Precision
+    saves_memory: bool = False
+    """Whether a large gradient of the head may take a third more products, not to be whole on a
+    device."""
 
 
 class Scores(NamedTuple):
@@ -50,9 +53,7 @@ def score(
     logits: LogitConfig,
 ) -> Scores:
     """Scores [n, D] hidden states by this device's rows [V, D]."""
-    z = dot(hidden, rows, ((1,), (1,)), None)
-    z = z if bias is None else z + bias
-    z = z if logits.softcap is None else logits.softcap * jnp.tanh(z / logits.softcap)
+    z = _logits(hidden, rows, bias, logits)
     vocab = mesh.mesh_axes("vocab")
     top = jax.lax.pmax(z.max(-1), vocab)
     exp_scores = jnp.exp(z - top[:, None])
@@ -65,6 +66,40 @@ def score(
     return Scores(
         z, exp_scores, partition, log_partition, column, log_partition - target, target >= top
     )
+
+
+def score_again(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    known: tuple[jax.Array, jax.Array],
+    logits: LogitConfig,
+) -> Scores:
+    """Scores hidden states by some rows, with what `score` found for all of them.
+
+    Args:
+      hidden: [n, D].
+      rows: [V, D].
+      bias: [V] or None.
+      known: [n] log_partition, and the column of the target among these rows.
+      logits: how hidden states become logits.
+
+    Returns:
+      Scores for `slope`, without nll and correct predictions.
+    """
+    z, (log_partition, column) = _logits(hidden, rows, bias, logits), known
+    column = jnp.where(column < 0, z.shape[1], column)
+    none = jnp.zeros_like(log_partition)
+    exp_scores = jnp.exp(z - log_partition[:, None])
+    return Scores(z, exp_scores, none + 1.0, log_partition, column, none, none > 0)
+
+
+def _logits(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, logits: LogitConfig
+) -> jax.Array:
+    z = dot(hidden, rows, ((1,), (1,)), None)
+    z = z if bias is None else z + bias
+    return z if logits.softcap is None else logits.softcap * jnp.tanh(z / logits.softcap)
 
 
 def objective(scores: Scores, logits: LogitConfig) -> jax.Array:

@@ -89,6 +89,12 @@ def _inputs(
 
 def _logit_config(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> LogitConfig:
     config = model.config
+    compute = model.compute
     return LogitConfig(
-        config.logit_softcap, z_loss, smoothing, config.vocab_size, model.compute.precision
+        config.logit_softcap,
+        z_loss,
+        smoothing,
+        config.vocab_size,
+        compute.precision,
+        compute.saves_memory,
     )

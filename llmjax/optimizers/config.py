@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import optax
 
+from llmjax.optimizers.moments import MomentDtype
 from llmjax.registry import Registry
 
 Tree = dict[str, Any]
@@ -65,6 +66,9 @@ class OptimizerConfig:
     """Maximum global 2-norm of gradients, which are scaled down to it; None: no clipping."""
     accumulate: int = 1
     """Microbatches whose gradients are summed before the update: less memory, the same update."""
+    moment_dtype: MomentDtype = "float32"
+    """Of the optimizer state between steps. bfloat16 halves its memory; averages are computed in
+    float32 and rounded stochastically."""
 
     FRACTIONS: ClassVar[tuple[str, ...]] = ()
     """Fields that must be at least 0 and below 1."""

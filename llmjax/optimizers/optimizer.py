@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from llmjax.optimizers import moments
 from llmjax.optimizers.config import OptimizerConfig, Tree
 from llmjax.optimizers.param_kinds import decay_mask
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Pure functions of parameter trees; states are float32, sharded like the parameters."""
+    """Pure functions of parameter trees.
+
+    States are float32, or the config's `moment_dtype`, and sharded like the parameters.
+    """
 
     init: Callable[[Tree], optax.OptState]
     """params -> state."""
@@ -48,10 +52,16 @@ def make_optimizer(
         config.direction(logical_axes), optax.add_decayed_weights(config.weight_decay, mask)
     )
 
+    is_narrow = config.moment_dtype == "bfloat16"
+
+    def init(params: Tree) -> optax.OptState:
+        return moments.narrow(chain.init(params)) if is_narrow else chain.init(params)
+
     def apply(
         params: Tree, gradients: Tree, state: optax.OptState, step: jax.Array
     ) -> tuple[Tree, optax.OptState]:
-        updates, state = chain.update(gradients, state, params)
+        updates, state = chain.update(gradients, moments.widen(state), params)
+        state = moments.narrow(state, step) if is_narrow else state
         rate = schedule(step)
         if lr_multipliers is not None:
             updates = jax.tree.map(jnp.multiply, updates, lr_multipliers)
@@ -62,7 +72,7 @@ def make_optimizer(
             return gradients
         return jax.tree.map(_where_trained, gradients, lr_multipliers)
 
-    return Optimizer(chain.init, apply, schedule, masked, _admit_finite)
+    return Optimizer(init, apply, schedule, masked, _admit_finite)
 
 
 def _admit_finite(

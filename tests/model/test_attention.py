@@ -236,8 +236,9 @@ def test_unrolled_on_a_mesh():
         assert not attention_unrolled.supports(AttentionInputs(q, k, v, mask, TRAIN))
 
 
-def test_splash():
+def test_splash(monkeypatch):
     """The TPU kernel, interpreted: segments, padding, grouped heads, window, soft-cap."""
+    monkeypatch.setattr(attention_splash, "MAX_KEYS", 128)  # the gradient of queries in two parts
     q, k, v = operands(1, 256, 256, 2, 1, 8)
     segments = np.repeat([[1, 1, 1, 2, 2, 3, 3, 0]], 32, axis=1).astype(np.int32)
     mask = Mask(segments, segments, None, True, 40)
@@ -279,3 +280,30 @@ def test_every_backend_finds_a_path():
     for backend in ("auto", "reference", "blocked", "splash"):
         out = attention.attend(AttentionInputs(q, k, v, mask, DECODE), backend)
         assert_close(out, textbook(q, k, v, mask, None), 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((8192, 8192, 128, None), (1024, 1024, 512, 1024, 2048, 512)),
+        ((8192, 8192, 256, None), (1024, 1024, 512, 1024, 2048, 512)),
+        ((2048, 131072, 256, None), (1024, 1024, 512, 1024, 2048, 512)),
+        ((2048, 131072, 128, None), (1024, 1024, 512, 1024, 4096, 512)),
+        ((8192, 8192, 128, 1024), (1024, 1024, 512, 1024, 512, 512)),
+        ((384, 640, 64, None), (128, 128, 128, 128, 128, 128)),
+    ],
+)
+def test_blocks_of_splash(shape, expected):
+    """Powers of two that divide the lengths; large in the backward pass, unless VMEM or a window
+    limits them."""
+    sizes = attention_splash.block_sizes(*shape)
+    found = (
+        sizes.block_q,
+        sizes.block_kv,
+        sizes.block_kv_compute,
+        sizes.block_q_dkv,
+        sizes.block_kv_dkv,
+        sizes.block_kv_dkv_compute,
+    )
+    assert found == expected
+    assert sizes.use_fused_bwd_kernel

@@ -8,6 +8,7 @@ import pytest
 from shapes import BOTH, FLOAT32, LLAMA, MESHES, assert_close, batch, make, placed
 
 from llmjax.errors import UserError
+from llmjax.losses import fused
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
@@ -62,6 +63,24 @@ def test_loss_and_gradients(config, name, one_device):
         same = jax.tree.map(lambda g, p: g.sharding.spec == p.sharding.spec, gradients, spread)
         assert jax.tree.all(same), "a gradient is sharded like its parameter"
         assert_close(jax.device_get((loss, gradients)), one_device[config], 1e-5)
+
+
+def test_the_gradient_of_the_head_in_blocks(one_device, monkeypatch):
+    """Blocks that overlap, of a part of the vocabulary, with bias, soft-cap, smoothing, z-loss."""
+    monkeypatch.setattr("llmjax.losses.fused.LARGE_GRADIENT", 0)
+    monkeypatch.setattr("llmjax.losses.fused.ROW_BYTES", 4 * 6 * 16)
+    used, in_blocks = [], fused._gradients_in_blocks
+
+    def spy(inputs, *rest):
+        used.append(inputs.rows.shape)
+        return in_blocks(inputs, *rest)
+
+    monkeypatch.setattr(fused, "_gradients_in_blocks", spy)
+    model, params = make(RICH, replace(FLOAT32, remat="full"))
+    with jax.set_mesh(make_mesh(MESHES["all"])):
+        found = loss_and_gradients(model, placed(params, model), batch(RICH))
+        assert_close(jax.device_get(found), one_device[RICH], 1e-5)
+    assert set(used) == {(16, 8)}, "half of the rows, of them half of the columns"
 
 
 def test_gradients_and_tensor_parallel_sums_travel_in_the_stated_dtype(one_device):

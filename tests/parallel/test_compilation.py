@@ -38,6 +38,8 @@ def test_options_of_accelerators_and_of_the_user():
         "xla_some": False,
     }
     assert compiler_options("cpu") == {}
+    assert compiler_options("tpu", (), "TPU v5 lite") == OPTIONS["tpu"]
+    assert compiler_options("tpu", (), "TPU v4") == {}, "too little VMEM"
     assert list(option_problems(("a=1", "b", "=2", "--c=x"))) == [
         "'b' is not NAME=VALUE",
         "'=2' is not NAME=VALUE",

@@ -24,8 +24,8 @@ QUERIES = 1024
 this FLOPs per 4 bytes, more than any TPU needs to be busy (v6e: 575 FLOPs per byte)."""
 SCORES = 512
 """Preferred keys whose scores with a block's queries exist at a time; 2 MiB of VMEM as float32."""
-RIDGE = 240
-"""bfloat16 FLOPs per byte of HBM bandwidth of a TPU v5e (v5p 164, v6e 575)."""
+BALANCE = 350
+"""Square of the backward pass's best block, by the number of keys; see `block_sizes`."""
 MAX_KEYS = 4096
 """Keys of a block of the backward pass at most, of 128 wide heads, which fill 12 MiB of VMEM."""
 
@@ -122,13 +122,13 @@ def block_sizes(queries: int, keys: int, width: int, window: int | None) -> kern
     """The sizes of blocks: of this device's queries and all keys, of heads of this width.
 
     The backward pass is one kernel, which writes a part of the queries' gradient for each block of
-    keys. The parts are added up afterwards: keys / block times 4 bytes of a query are read and
-    written for it. Of a larger block, the mask hides more scores: 10 x block / 2 FLOPs for each
-    number of a query, at about half of the peak. Both cost the same at sqrt(0.4 x ridge x keys);
-    sizes are the powers of two around.
+    keys; the parts are added up afterwards. Of a larger block on the diagonal, the mask hides more
+    scores. For 2 rows of 8192 and 32 heads on a v5e, a part takes 1.2 ms (the compiler's cycles),
+    and all scores of the diagonal's blocks 28 ms x block / keys (at half of the peak), so that both
+    cost the same at a block of 1700. Sizes are the powers of two around.
     """
     visible = keys if window is None else min(keys, max(window, SCORES))
-    balanced = int(math.sqrt(2 * 0.4 * RIDGE * visible))  # halfway to the next power of two
+    balanced = int(math.sqrt(2 * BALANCE * visible))  # sqrt(2): halfway to the next power of two
     rows, scores = _block(queries, QUERIES), _block(keys, SCORES)
     columns = _block(keys, min(balanced, MAX_KEYS * LANES // max(width, LANES)))
     return kernels.BlockSizes(

@@ -45,6 +45,7 @@ MAY_CHANGE = (
     "max_skipped_steps",
     "compute",
     "optimizer.accumulate",
+    "optimizer.moment_dtype",
     "data.cache_dir",
     "data.prefetch",
     "data.stages",

@@ -137,7 +137,7 @@ def _speed(config: Plain) -> Plain:
         "reduce_dtype": "float32",
         "xla_options": [],
     }
-    optimizer: Plain = {}
+    optimizer: Plain = {"moment_dtype": "float32"}
     return config | {
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,

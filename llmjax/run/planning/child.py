@@ -39,7 +39,11 @@ def main(request: Path, result: Path) -> None:
     mesh = make_mesh(config.mesh, topology_devices(topology))
     lowered = lowered_step(config, mesh, asked["vocabulary"])
     start = time.perf_counter()
-    options: dict[str, Any] = dict(compiler_options(topology.platform, config.compute.xla_options))
+    options: dict[str, Any] = dict(
+        compiler_options(
+            topology.platform, config.compute.xla_options, mesh.devices.flat[0].device_kind
+        )
+    )
     compiled = lowered.compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
     memory, text = compiled.memory_analysis(), compiled.as_text()

@@ -6,7 +6,7 @@ mesh that splits only rows' lengths and heads serves for all batches and data-pa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -59,8 +59,8 @@ def abstract_mesh(sizes: Mapping[str, int], platform: str) -> AbstractMesh:
 
 @cache
 def kept_bytes(row: Row) -> float:
-    """Bytes that the forward pass of a row keeps for the backward pass, without parameters, on one
-    device."""
+    """Bytes that the forward pass of a row keeps for the backward pass on one device, without
+    parameters and what is offloaded to the host."""
     model = row.model
 
     def backward(params: Any, batch: Any) -> Any:
@@ -68,9 +68,10 @@ def kept_bytes(row: Row) -> float:
 
     with jax.sharding.use_abstract_mesh(row.mesh):
         params = sharded_params(row.config, row.compute, row.mesh)
-        kept = jax.tree.leaves(jax.eval_shape(backward, params, one_row(row)))
+        kept: Sequence[Any] = jax.make_jaxpr(backward)(params, one_row(row)).out_avals
     shapes = _shapes_of(params)
-    return sum(device_bytes(leaf) for leaf in kept if (leaf.dtype, leaf.shape) not in shapes)
+    on_device = [leaf for leaf in kept if leaf.memory_space != jax.memory.Space.Host]
+    return sum(device_bytes(leaf) for leaf in on_device if (leaf.dtype, leaf.shape) not in shapes)
 
 
 @cache

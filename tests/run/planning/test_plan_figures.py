@@ -55,6 +55,9 @@ def test_memory_that_compilers_report():
     assert small.memory.peak / GIB == pytest.approx(13.2, rel=0.1)
     assert large.memory.peak / GIB == pytest.approx(26.2, rel=0.1)
     assert small.fits
+    away = replace(small.config, compute=replace(small.config.compute, offload=("input",)))
+    moved = analytic_plan(away, small.topology).memory.activations
+    assert small.memory.activations - moved == pytest.approx(32 * 2 * 8192 * 4096 * 2)
     assert small.tokens_per_chip == pytest.approx(2355, rel=0.05)  # from cycles: 2267 to 2443
     assert small.parameters["mlp"] == 32 * 3 * 4096 * 14_336
     assert small.checkpoint == pytest.approx(3 * 4 * 8.03e9, rel=0.001)
