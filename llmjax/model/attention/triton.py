@@ -28,7 +28,8 @@ from llmjax.parallel.mesh import Axes
 WIDEST = 256
 """Width of a head up to which its blocks fit into a GPU's shared memory."""
 LARGE = 128 * 128
-"""Numbers in a block of results from which 8 warps, of 32 threads each, compute it, not 4."""
+"""Results of a block from which 8 warps, of 32 threads each, compute it, and not 4. Heads narrower
+than 128 count as 128, since scores take registers too."""
 SMALLEST = 16
 """The smallest block of a product in Triton."""
 
@@ -36,7 +37,7 @@ SMALLEST = 16
 class Sizes(NamedTuple):
     """How a kernel is cut into blocks and compiled, for heads up to 128 wide.
 
-    No register is spilled then on an H100, and a block takes 131 kB of shared memory.
+    At 128, no register is spilled on an H100, and a block takes 131 kB of shared memory.
     """
 
     rows: int
@@ -265,7 +266,7 @@ def _launch(
       stages: iterations of a loop that overlap.
       tokens: for which a program computes results.
     """
-    warps = 8 if tokens * tiles.padded >= LARGE else 4
+    warps = 8 if tokens * max(tiles.padded, 128) >= LARGE else 4
     run = pl.pallas_call(
         partial(kernel, tiles=tiles),
         grid=grid,
