@@ -108,7 +108,8 @@ def quantize(weight: jax.Array, axes: Axes, inner: tuple[int, ...], weights: Wei
         array = qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=channels)
         return Quantized(array.qvalue, array.scale, axis)
     pack = mesh.per_device(partial(_pack, axis=axis, group=group), (axes,), (axes, axes))
-    return Quantized(*pack(weight), axis)
+    values, scale = pack(weight)
+    return Quantized(values, scale, axis)
 
 
 def as_array(weight: Weight, axes: Axes, dtype: str) -> jax.Array:
