@@ -19,6 +19,7 @@ CUDNN = "dot_product_attention_fwd_wrapper"
 CUDNN_BACKWARD = "dot_product_attention_bwd_wrapper"
 PALLAS = "pallas_call"
 KERNELS = (CUDNN, CUDNN_BACKWARD, PALLAS)
+TRITON = "__gpu$xla.gpu.triton"
 EIGHT = {"fsdp": 4, "tensor": 2}
 
 
@@ -62,19 +63,28 @@ def packed(rows, length, *, segments=True, encoder=0):
     }
 
 
-def primitives(jaxpr) -> Counter:
-    """Counts each primitive in a jaxpr, including inner ones."""
-    counts = Counter()
+def equations(jaxpr):
+    """The equations of a jaxpr, including those of inner ones."""
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        counts[equation.primitive.name] += 1
+        yield equation
         inner = jax.tree.leaves(
             list(equation.params.values()),
             is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
         )
         for value in inner:
             if hasattr(getattr(value, "jaxpr", value), "eqns"):
-                counts += primitives(value)
-    return counts
+                yield from equations(value)
+
+
+def primitives(jaxpr) -> Counter:
+    """Counts each primitive in a jaxpr, including inner ones."""
+    return Counter(equation.primitive.name for equation in equations(jaxpr))
+
+
+def shapes(jaxpr) -> set[tuple]:
+    """The shapes of all results in a jaxpr, including inner ones."""
+    results = (variable.aval for each in equations(jaxpr) for variable in each.outvars)
+    return {aval.shape for aval in results if hasattr(aval, "shape")}
 
 
 def kernels(traced) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 from llmjax.model.config import choice_problems
 from llmjax.parallel.compilation import option_problems
 
-AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "splash"]
+AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "triton", "splash"]
 ContextMethod = Literal["gather", "ring", "all_to_all"]
 ContextParallel = Literal["auto", "gather", "ring", "all_to_all"]
 Dtype = Literal["float32", "bfloat16"]
@@ -54,8 +54,9 @@ class ComputeConfig:
     devices; each device's own sums are float32. auto: bfloat16 where dtype is and the devices are
     accelerators, which halves the bytes that they exchange; else float32."""
     attention: AttentionBackend = "auto"
-    """auto: cuDNN flash on NVIDIA GPUs, splash on TPUs, else blocked (unrolled on CPUs) for long
-    rows and the reference for short ones."""
+    """auto: cuDNN flash on NVIDIA GPUs, and triton (our kernels) there for packed rows, soft-caps
+    and windows both ways; splash on TPUs; else blocked (unrolled on CPUs) for long rows and the
+    reference for short ones."""
     context_parallel: ContextParallel = "auto"
     """How attention sees the keys of other devices where the mesh splits rows along their length
     (mesh.sequence). gather: all keys and values are gathered; ring: they pass from device to

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -82,7 +83,7 @@ def accepted_options(platform: str, added: Sequence[str] = (), kind: str | None 
     program = jax.jit(lambda: 0).lower() if options else None
     while options and program:
         try:
-            program.compile(compiler_options=dict(options))
+            program.compile(compiler_options=dict[str, Any](options))
             break
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             unknown = _UNKNOWN.search(str(error))

@@ -1,5 +1,6 @@
 """Which attention GPUs and TPUs use, and that the calls of cuDNN compute the textbook's."""
 
+import sys
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -54,26 +55,34 @@ def traced(
 
 SEGMENTED = Mask(True, True)  # replaced by arguments
 CUDNN = {pretend.CUDNN: 1, pretend.CUDNN_BACKWARD: 1}
+TRITON = {pretend.PALLAS: 3}
 FITS_CUDNN = {
     "causal": {},
-    "packed": {"mask": SEGMENTED},
     "window": {"mask": Mask(window=32)},
-    "packed window": {"mask": replace(SEGMENTED, window=32)},
     "both ways": {"mask": Mask(causal=False)},
+    "named": {"backend": "cudnn"},
+    "named, packed": {"backend": "cudnn", "mask": SEGMENTED},
+    "named, window both ways": {"backend": "cudnn", "mask": Mask(causal=False, window=32)},
+    "packed rows of no full blocks": {"mask": SEGMENTED, "t": T + 2, "s": T + 2},
+}
+FITS_TRITON = {
+    "packed": {"mask": SEGMENTED},
     "window both ways": {"mask": Mask(causal=False, window=32)},
+    "packed window": {"mask": replace(SEGMENTED, window=32)},
     "packed, window both ways": {"mask": replace(SEGMENTED, causal=False, window=32)},
     "cross": {"mask": replace(SEGMENTED, causal=False), "s": 2 * T},
-    "named": {"backend": "cudnn"},
-}
-NOT_CUDNN = {
-    "float32": {"dtype": "float32"},
+    "capped": {"softcap": 20.0},
     "wide heads": {"width": 192},
     "odd heads": {"width": 60},
-    "capped": {"softcap": 20.0},
+    "named": {"backend": "triton"},
+}
+NOT_ON_GPUS = {
+    "float32": {"dtype": "float32"},
     "odd length": {"t": T + 1, "s": T + 1},
     "odd length with segments": {"t": T + 1, "s": T + 1, "mask": SEGMENTED},
     "blocked": {"backend": "blocked"},
     "named": {"backend": "cudnn", "softcap": 20.0},
+    "named triton": {"backend": "triton", "dtype": "float32"},
 }
 FITS_SPLASH = {
     "causal": {},
@@ -102,13 +111,36 @@ def test_cudnn(case, sizes):
 
 
 @pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
-@pytest.mark.parametrize("case", NOT_CUDNN)
-def test_what_cudnn_cannot_do_is_done_in_blocks(case, sizes):
+@pytest.mark.parametrize("case", FITS_TRITON)
+def test_triton(case, sizes):
     with pretend.devices("gpu", **sizes):
-        program = traced(**NOT_CUDNN[case])
+        assert pretend.kernels(traced(**FITS_TRITON[case])) == TRITON
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+@pytest.mark.parametrize("case", NOT_ON_GPUS)
+def test_what_no_kernel_of_gpus_can_do_is_done_in_blocks(case, sizes):
+    with pretend.devices("gpu", **sizes):
+        program = traced(**NOT_ON_GPUS[case])
         assert pretend.primitives(program.jaxpr)[BLOCKS]
         assert not pretend.kernels(program)
         pretend.lowered(program, "gpu")
+
+
+def test_a_jax_without_triton(monkeypatch, caplog):
+    """Packed rows take cuDNN with a mask, and the reason is said once."""
+    monkeypatch.setitem(sys.modules, "llmjax.model.attention.triton", None)
+    monkeypatch.delattr("llmjax.model.attention.triton")
+    attention._triton.cache_clear()
+    try:
+        with pretend.devices("gpu"):
+            assert pretend.kernels(traced(mask=SEGMENTED)) == CUDNN
+            assert not pretend.kernels(traced(softcap=20.0))
+    finally:
+        attention._triton.cache_clear()
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "packed rows use slower attention"
+    ]
 
 
 @pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
@@ -116,7 +148,7 @@ def test_what_cudnn_cannot_do_is_done_in_blocks(case, sizes):
 def test_splash(case, sizes):
     with pretend.devices("tpu", **sizes):
         text = pretend.lowered(traced(**FITS_SPLASH[case]), "tpu")
-    assert text.count("custom_call @tpu_custom_call") == 3
+    assert text.count("custom_call @tpu_custom_call") == 2, "forward, and backward in one"
 
 
 @pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
@@ -159,6 +191,7 @@ def test_gpus_without_its_kernels(capability, able, monkeypatch):
     with pretend.devices("gpu", **pretend.EIGHT):
         assert bool(pretend.kernels(traced())) == able
         assert bool(pretend.kernels(traced(backend="cudnn"))) == able
+        assert bool(pretend.kernels(traced(mask=SEGMENTED))) == able
 
 
 SEGMENTS = np.repeat([[1, 1, 2, 2, 3, 0], [0, 1, 1, 2, 2, 2]], 4, axis=1).astype(np.int32)

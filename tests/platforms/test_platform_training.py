@@ -90,7 +90,16 @@ def step_of(network, loss, config, parts=None, **options):
     return step, *jax.eval_shape(begin)
 
 
-def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes=None, **options):
+def text_step(
+    model,
+    compute=COMPUTE,
+    optimizer=ADAM,
+    segments=True,
+    token_bytes=None,
+    rows=ROWS,
+    length=LENGTH,
+    **options,
+):
     """Traces a step of pre-training."""
     model = Model(resolve(model, 512), compute)
 
@@ -101,9 +110,9 @@ def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes
             return loss
         return with_bits_per_byte(loss, batch["targets"], batch["weights"], token_bytes)
 
-    encoder = LENGTH if model.config.is_encoder_decoder else 0
+    encoder = length if model.config.is_encoder_decoder else 0
     step, state, _ = step_of(Network(model), loss, optimizer, **options)
-    batch = pretend.packed(ROWS, LENGTH, segments=segments, encoder=encoder)
+    batch = pretend.packed(rows, length, segments=segments, encoder=encoder)
     return step.trace(state, batch, None)
 
 
@@ -154,46 +163,66 @@ def test_presets(name, platform):
             assert set(kernels) == {pretend.PALLAS}
             assert SPLASH in pretend.lowered(program, platform)
         elif config.compute.dtype == "bfloat16":
-            assert kernels[pretend.CUDNN] == kernels[pretend.CUDNN_BACKWARD] > 0
+            assert set(kernels) == {pretend.PALLAS}
+            assert kernels[pretend.PALLAS] % 3 == 0, "forward, and backward in two"
         else:
             assert not kernels
             pretend.lowered(program, platform)
 
 
-def count(traced):
-    """Counts (forward, backward) attention kernels."""
-    kernels = pretend.kernels(traced)
-    return kernels.get(pretend.CUDNN, 0), kernels.get(pretend.CUDNN_BACKWARD, 0)
+PACKED, UNPACKED = {pretend.PALLAS: 3}, {pretend.CUDNN: 1, pretend.CUDNN_BACKWARD: 1}
+"""Kernels of a step on GPUs: ours forward, and backward in two; cuDNN's."""
 
 
 @pytest.mark.parametrize("name", ["gpt2_124m", "llama_1b"])
-def test_packed_rows_on_one_gpu(name, monkeypatch):
-    """With cuDNN's calls in the lowered program, both ways; they need a device to lower to."""
+def test_rows_on_one_gpu(name, monkeypatch):
+    """The calls in the lowered program; cuDNN's need a device to lower to."""
     monkeypatch.setattr(mesh, "platform", lambda: "gpu")
     config = load_config_file(name)
     with jax.set_mesh(mesh.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
-        text = pretend.lowered(text_step(small(config.model), config.compute), "gpu")
-    assert text.count("__cudnn$fmhaScaleBiasSoftmax") == 2
-    assert text.count("__cudnn$fmhaScaleBiasSoftmaxBackward") == 1
+        packed, unpacked = (
+            pretend.lowered(
+                text_step(small(config.model), config.compute, segments=segments), "gpu"
+            )
+            for segments in (True, False)
+        )
+    assert packed.count(pretend.TRITON) == 3
+    assert "fmha" not in packed
+    assert unpacked.count("__cudnn$fmhaSoftmax") == 2
+    assert unpacked.count("__cudnn$fmhaSoftmaxBackward") == 1
+    assert "Bias" not in unpacked
+
+
+@pytest.mark.parametrize("sizes", [{}, {"tensor": 8}], ids=["fsdp", "tensor"])
+def test_8b_on_64_gpus(sizes):
+    """In full size and packed, as its file says that it runs."""
+    config = load_config_file("llama_8b")
+    length = config.data.length
+    with pretend.devices("gpu", fsdp=64 // sizes.get("tensor", 1), **sizes):
+        program = text_step(
+            config.model,
+            config.compute,
+            config.optimizer,
+            rows=config.data.batch_size,
+            length=length,
+        )
+    assert pretend.kernels(program) == PACKED
+    shapes = pretend.shapes(program.jaxpr)
+    assert any(length in shape for shape in shapes)
+    assert not [shape for shape in shapes if shape.count(length) > 1], "a mask of [T, S]"
 
 
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize(
-    ("sizes", "kernel"),
-    [
-        ({}, True),
-        ({"data": 8}, True),
-        ({"fsdp": 2, "tensor": 4}, True),
-        ({"fsdp": 4, "sequence": 2}, False),
-    ],
+    "sizes",
+    [{"fsdp": 1}, {"data": 8}, {"fsdp": 2, "tensor": 4}, {"fsdp": 4, "sequence": 2}],
     ids=["alone", "data", "tensor", "sequence"],
 )
-def test_meshes_of_gpus(sizes, kernel, segments):
-    """Rows split along the length use blockwise attention."""
+def test_meshes_of_gpus(sizes, segments):
     model = small(DECODER, num_kv_heads=4)
     with pretend.devices("gpu", **sizes):
-        kernels = count(text_step(model, segments=segments))
-    assert kernels == ((1, 1) if kernel else (0, 0))
+        kernels = pretend.kernels(text_step(model, segments=segments))
+    assert kernels == (PACKED if segments else UNPACKED)
 
 
 @pytest.mark.parametrize("segments", [False, True])
@@ -215,7 +244,9 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
     with pretend.devices(platform, fsdp=1):
         traced = text_step(small(DECODER), replace(COMPUTE, remat=remat))
         if platform == "gpu":
-            assert count(traced) == (1, 1)
+            assert pretend.kernels(traced) == PACKED
+            unpacked = text_step(small(DECODER), replace(COMPUTE, remat=remat), segments=False)
+            assert pretend.kernels(unpacked) == UNPACKED
         else:
             assert pretend.lowered(traced, platform).count(SPLASH) == 2
 
@@ -272,12 +303,11 @@ def test_evaluation(dtype, platform):
         traced = evaluate.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
         kernels = pretend.kernels(traced)
         assert kernels == kernel_of(platform, dtype)
-        if pretend.CUDNN not in kernels:
-            pretend.lowered(traced, platform)
+        pretend.lowered(traced, platform)
 
 
 def kernel_of(platform, dtype):
     """Returns the kernels of a forward pass."""
     if platform == "tpu":
         return {pretend.PALLAS: 1}
-    return {pretend.CUDNN: 1} if dtype == "bfloat16" else {}
+    return {pretend.PALLAS: 1} if dtype == "bfloat16" else {}

@@ -1,7 +1,9 @@
 """Attention: the reference implementation, and the choice of a faster one."""
 
+import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from llmjax.model.attention.mask import HIDDEN, AttentionInputs
 from llmjax.model.compute import AttentionBackend
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
+
+log = logging.getLogger(__name__)
 
 Attend = Callable[[AttentionInputs], jax.Array]
 """An implementation of attention; only `reference` takes a bias."""
@@ -44,11 +48,14 @@ def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
     if backend == "reference":
         return reference
     platform = mesh.platform()
-    if backend == "cudnn" and platform != "gpu":
-        raise UserError("attention cudnn", f"needs a GPU, and this is a {platform}", "choose auto")
-    if backend == "cudnn" or (backend == "auto" and platform == "gpu"):
-        if cudnn.supports(inputs):
-            return cudnn.cudnn
+    if backend in ("cudnn", "triton") and platform != "gpu":
+        raise UserError(
+            f"attention {backend}", f"needs a GPU, and this is a {platform}", "choose auto"
+        )
+    if backend in ("cudnn", "triton") or (backend == "auto" and platform == "gpu"):
+        kernel = _on_gpu(backend, inputs)
+        if kernel is not None:
+            return kernel
     elif backend == "splash" or (backend == "auto" and platform == "tpu"):
         from llmjax.model.attention import splash
 
@@ -64,6 +71,32 @@ def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
     if backend == "auto" and unrolled.supports(inputs):
         return unrolled.unrolled
     return blocked.blocked
+
+
+def _on_gpu(backend: AttentionBackend, inputs: AttentionInputs) -> Attend | None:
+    """Returns cuDNN's kernels or ours: cuDNN's where both can, unless it reads the mask."""
+    fits_cudnn = backend != "triton" and cudnn.supports(inputs)
+    if fits_cudnn and (backend == "cudnn" or not cudnn.needs_bias(inputs.mask)):
+        return cudnn.cudnn
+    triton = _triton() if backend != "cudnn" else None
+    if triton is not None and triton.supports(inputs):
+        return triton.flash
+    return cudnn.cudnn if fits_cudnn else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    """Our kernels in Triton, or None, with the reason, if JAX does not compile them any more."""
+    try:
+        from llmjax.model.attention import triton
+    except ImportError:
+        log.warning(
+            "packed rows use slower attention: JAX %s has no jax.experimental.pallas.triton"
+            " (0.10.2 to 0.12 have it)",
+            jax.__version__,
+        )
+        return None
+    return triton
 
 
 def attend_cached(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.Array:

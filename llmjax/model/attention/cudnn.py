@@ -5,6 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from llmjax.model.attention import gpus
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.parallel import mesh
 
@@ -21,10 +22,9 @@ def supports(inputs: AttentionInputs) -> bool:
     """
     q, k, _, mask = inputs[:4]
     (b, t, _, width), s = q.shape, k.shape[1]
-    masked = mask.key_segments is not None or (mask.window is not None and not mask.causal)
     size = 2 * b * t * s // mesh.shards("batch")
     return (
-        _has_kernels()
+        gpus.has_flash()
         and q.dtype == jnp.bfloat16
         and width % 8 == 0
         and width <= 128
@@ -33,19 +33,13 @@ def supports(inputs: AttentionInputs) -> bool:
         and mesh.parts(inputs.sharding.length) == 1
         and t % 2 == 0
         and s % 2 == 0
-        and not (masked and size > MASK_BYTES)
+        and not (needs_bias(mask) and size > MASK_BYTES)
     )
 
 
-def _has_kernels() -> bool:
-    """Whether the local GPUs are NVIDIA's, with compute capability 8.0 (Ampere) or later.
-
-    AMD GPUs report an architecture instead. When compiling for an absent GPU, True is assumed.
-    """
-    if jax.default_backend() != "gpu":
-        return True
-    major = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")[0]
-    return major.isdigit() and int(major) >= 8
+def needs_bias(mask: Mask) -> bool:
+    """Whether cuDNN takes this mask as a [B, T, S] bias."""
+    return mask.key_segments is not None or (mask.window is not None and not mask.causal)
 
 
 def is_forward(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -9,7 +9,7 @@ from llmjax.errors import UserError
 from llmjax.model.compute import Remat
 from llmjax.parallel.mesh import LOGICAL_TO_MESH, MeshConfig
 from llmjax.run.config.schema import Config
-from llmjax.run.planning.plan import Plan, analytic_plan
+from llmjax.run.planning.plan import Plan, analytic_plan, state_fits
 from llmjax.run.planning.topology import Topology
 
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]
@@ -84,8 +84,9 @@ def _remats(remat: str) -> tuple[str, ...]:
 
 
 def _fits(config: Config, candidate: Candidate, topology: Topology) -> bool:
+    changed = candidate.applied(config)
     try:
-        return bool(analytic_plan(candidate.applied(config), topology).fits)
+        return state_fits(changed, topology) and bool(analytic_plan(changed, topology).fits)
     except UserError:
         return False
 

@@ -180,6 +180,19 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     )
 
 
+def state_fits(config: Config, topology: Topology) -> bool:
+    """Whether parameters, gradients and optimizer alone fit, which needs no trace.
+
+    Raises:
+      UserError: as `analytic_plan`.
+    """
+    model = resolve(config.model, vocabulary_of(config))
+    sizes = mesh_sizes(config.mesh, topology.devices, topology.kind)
+    state = state_bytes(config, model, sizes)
+    needed = state.parameters + state.trained + state.optimizer
+    return topology.memory is None or needed <= topology.memory
+
+
 def check_divides(
     config: Config, model: ModelConfig, sizes: Mapping[str, int], stage: Stage
 ) -> None:
