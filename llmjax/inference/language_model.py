@@ -45,7 +45,8 @@ class LoadOptions:
     """Dtype of parameters and computation; none: float32 parameters, computation as trained."""
     quantize: Weights | None = None
     """Bits of the weights in memory: int8, with a scale per output channel, or int4, with one per
-    32 weights (the embedding and the LM head stay in int8); none: as dtype."""
+    16 weights (the embedding, the LM head and projections into the residual stream stay in int8);
+    none: as dtype."""
     mesh: MeshConfig | None = ONE_DEVICE
     """Device mesh to shard the model over; in Python also a jax.sharding.Mesh."""
 

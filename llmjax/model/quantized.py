@@ -1,9 +1,10 @@
 """Weights stored in 8 or 4 bits, which products widen where they read them.
 
-A projection's kernel has one scale per output channel in int8, and in int4 one per group of up to
-`GROUP` weights along its last inner dimension. Tables of tokens (the embedding and the LM head)
-have one scale per token, always in int8: they are the most sensitive, and rows are looked up one by
-one. Norms, biases, positions, adapters and the heads of tasks are not quantized.
+A projection's kernel has one scale per output channel in int8, and in int4 one per `GROUP` weights
+along its last inner dimension; those into the residual stream always have int8. Tables of tokens
+(the embedding and the LM head) have one scale per token, always in int8: they are the most
+sensitive, and rows are looked up one by one. Norms, biases, positions, adapters and the heads of
+tasks are not quantized.
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +21,8 @@ from llmjax.parallel.mesh import Axes
 
 Weights = Literal["int8", "int4"]
 
-GROUP = 32
+GROUP = 16
 """Weights that share a scale in int4."""
-
-MIN_GROUP = 16
-"""Smallest group worth a scale; narrower kernels stay in int8."""
 
 CANDIDATES = tuple(sign * (5.5 + 0.25 * step) for step in range(15) for sign in (-1, 1))
 """Values of the 4-bit grid that the largest weight of a group is tried at."""
@@ -95,15 +93,16 @@ def quantize(weight: jax.Array, axes: Axes, inner: tuple[int, ...], weights: Wei
       weight: of any float dtype, split by `axes`.
       axes: its logical axes.
       inner: the dimensions that products sum over, counted from the end; of the last one, groups.
-      weights: int8 or int4; tables, and kernels whose groups would be too small, have int8.
+      weights: int8 or int4; int8 for tables, for projections into the residual stream, whose errors
+        add up there, and for kernels that have no whole groups.
     """
-    axis = inner[-1]
+    axis, is_output = inner[-1], axes[-1] == "embed"
     size, group = weight.shape[axis], gcd(weight.shape[axis], GROUP)
     if size // mesh.parts(axes[axis]) % group:  # devices would share a group
         is_gathered = axes[axis] == "embed"  # before use, so that it can be kept whole
         axes = tuple(None if name == "embed" else name for name in axes)
         group = group if is_gathered else 0
-    if weights == "int8" or "vocab" in axes or group < MIN_GROUP:
+    if weights == "int8" or "vocab" in axes or is_output or group < GROUP:
         channels = set(range(weight.ndim)) - {weight.ndim + i for i in inner}
         array = qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=channels)
         return Quantized(array.qvalue, array.scale, axis)

@@ -12,10 +12,10 @@ from llmjax.model.params import param_specs, unstack_layers
 from llmjax.model.quantized import CANDIDATES, Quantized, as_array, quantize
 from llmjax.parallel.mesh import MeshConfig, make_mesh, use_mesh
 
-KERNEL = ("heads", "head_dim", "embed")
+KERNEL = ("embed", "heads", "head_dim")
 
 
-def kernel(shape=(2, 32, 6), seed=0):
+def kernel(shape=(32, 2, 3), seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
@@ -44,43 +44,45 @@ def narrowed(model, params, weights):
 
 def test_int8_errs_by_half_a_step_of_its_channel():
     weight = kernel()
-    narrow = quantize(weight, KERNEL, (-3, -2), "int8")
-    assert (narrow.values.dtype, narrow.scale.shape) == (jnp.int8, (1, 1, 6))
+    narrow = quantize(weight, KERNEL, (-3,), "int8")
+    assert (narrow.values.dtype, narrow.scale.shape) == (jnp.int8, (1, 2, 3))
     error = jnp.abs(as_array(narrow, KERNEL, "float32") - weight)
     assert (error <= 0.5001 * narrow.scale).all()
     assert error.max() > 0.4 * narrow.scale.min()
 
 
 def test_int4_takes_half_a_byte_and_a_scale_per_group():
-    weight = kernel((2, 64, 6))
-    narrow = quantize(weight, KERNEL, (-3, -2), "int4")
-    assert (narrow.values.dtype, narrow.values.shape) == (jnp.uint8, (2, 32, 6))
-    assert (narrow.scale.dtype, narrow.scale.shape) == (jnp.bfloat16, (2, 2, 6))
+    weight = kernel((64, 2, 3))
+    narrow = quantize(weight, KERNEL, (-3,), "int4")
+    assert (narrow.values.dtype, narrow.values.shape) == (jnp.uint8, (32, 2, 3))
+    assert (narrow.scale.dtype, narrow.scale.shape) == (jnp.bfloat16, (4, 2, 3))
     assert (narrow.shape, narrow.ndim) == (weight.shape, weight.ndim)
 
 
 def test_int4_searches_scales_that_err_less():
-    weight = kernel((1, 32, 200))
-    groups = np.abs(weight).max(1, keepdims=True)
+    weight = kernel((16, 1, 200))
+    groups = np.abs(weight).max(0, keepdims=True)
     plain = np.round(weight / groups * 7) * groups / 7
-    searched = as_array(quantize(weight, KERNEL, (-3, -2), "int4"), KERNEL, "float32")
+    searched = as_array(quantize(weight, KERNEL, (-3,), "int4"), KERNEL, "float32")
     errors = [float(np.square(wide - weight).mean()) for wide in (searched, plain)]
     assert errors[0] < 0.8 * errors[1]
 
 
 def test_int4_is_exact_on_its_grid():
     """Levels from -8 to 7 of any scale of bfloat16, as groups of a published file have them."""
-    levels = np.tile(np.arange(-8, 8, dtype=np.float32), 2).reshape(1, 32, 1)
+    levels = np.arange(-8, 8, dtype=np.float32).reshape(16, 1, 1)
     weight = jnp.asarray(levels * np.array([0.125, -0.375, 1.5], np.float32))
     assert -8.0 in CANDIDATES
-    narrow = quantize(weight, KERNEL, (-3, -2), "int4")
+    narrow = quantize(weight, KERNEL, (-3,), "int4")
     np.testing.assert_array_equal(as_array(narrow, KERNEL, "float32"), weight)
-    zeros = quantize(0 * weight, KERNEL, (-3, -2), "int4")
+    zeros = quantize(0 * weight, KERNEL, (-3,), "int4")
     assert not as_array(zeros, KERNEL, "float32").any()
 
 
-def test_narrow_kernels_and_tables_keep_eight_bits():
-    assert not quantize(kernel((2, 24, 6)), KERNEL, (-3, -2), "int4").is_packed
+def test_narrow_and_output_kernels_and_tables_keep_eight_bits():
+    assert not quantize(kernel((24, 2, 3)), KERNEL, (-3,), "int4").is_packed
+    output = quantize(kernel((2, 32, 6)), ("heads", "head_dim", "embed"), (-3, -2), "int4")
+    assert (output.values.dtype, output.scale.shape) == (jnp.int8, (1, 1, 6))
     table = quantize(kernel((5, 32)), ("vocab", "embed"), (-1,), "int4")
     assert (table.values.dtype, table.scale.shape) == (jnp.int8, (5, 1))
     assert table.T.shape == (32, 5)
