@@ -112,7 +112,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
 ):
     seen = []
 
-    def train(config):
+    def train(config, program):
         seen.append(config)
         checkpoint = Run.create(config).checkpoints / "20"
         checkpoint.mkdir(parents=True)
@@ -139,7 +139,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
     assert seen[0].optimizer.learning_rate == 3e-4
     assert seen[0].run_dir == folder
     assert seen[0].log.profile == 5
-    stub(monkeypatch, "train", lambda config: Run(Path(folder)))
+    stub(monkeypatch, "train", lambda config, program: Run(Path(folder)))
     _, out, _ = run(capsys, *words, "--json")
     assert json.loads(out) == {
         "run": folder,

@@ -94,7 +94,7 @@ def test_the_log_is_plain_lines_on_stderr(capsys, monkeypatch):
 
 
 def test_a_training_stopped_by_a_signal_exits_with_75(capsys, monkeypatch, tmp_path):
-    def train(config):
+    def train(config, program):
         raise Stopped(7, "SIGTERM")
 
     stub(monkeypatch, "train", train)
