@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from llmjax.model.compute import Precision
 from llmjax.model.products import dense
 from llmjax.parallel import mesh
 from llmjax.parallel.collectives import Collective, collectives
@@ -94,9 +95,9 @@ def test_loops_count_as_often_as_they_run_and_bytes_are_of_whole_arrays():
     found = {each.kind: each for each in collectives(LOOP, cube())}
     assert found == {
         "all-gather": Collective("all-gather", ("c",), 2, 1, 5, 256),
-        "reduce-scatter": Collective("reduce-scatter", ("c",), 2, 1, 5, 2048),
+        "reduce-scatter": Collective("reduce-scatter", ("c",), 2, 1, 5, 2048, is_async=True),
         "all-reduce": Collective("all-reduce", ("a", "b", "c"), 8, 1, 1, 32),
-        "collective-permute": Collective("collective-permute", ("c",), 2, 1, 1, 16),
+        "collective-permute": Collective("collective-permute", ("c",), 2, 1, 1, 16, is_async=True),
     }
     assert found["all-gather"].wire_bytes == 5 * 256 / 2
     assert found["all-reduce"].wire_bytes == 2 * 32 * 7 / 8
@@ -119,7 +120,10 @@ def test_a_split_axis_is_gathered_and_scattered_step_by_step(name):
     kernel = jax.random.normal(jax.random.key(1), (16, 8))
 
     def loss(kernel, x):
-        return dense(x, kernel, None, axes=AXES, out=OUT, dtype="float32").sum() ** 2 / 100
+        return (
+            dense(x, kernel, None, axes=AXES, out=OUT, precision=Precision("float32")).sum() ** 2
+            / 100
+        )
 
     expected = jax.jit(jax.grad(loss, (0, 1)))(kernel, x)
     devices = mesh_of(np.array(jax.devices()[:8]).reshape(1, 8, 1, 1), {"fsdp": SPLIT[name]})

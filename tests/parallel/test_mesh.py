@@ -11,6 +11,7 @@ import pretend
 from llmjax.errors import UserError
 from llmjax.model import cache as caches
 from llmjax.model.attention.mask import Mask
+from llmjax.model.compute import Precision
 from llmjax.model.layers import dropout
 from llmjax.model.products import dense
 from llmjax.parallel import mesh
@@ -74,7 +75,7 @@ def test_layers_run_inside_per_device():
     """Products, dropout and selecting rows of a cache, on one device's part."""
 
     def local(x, kernel, key):
-        y = dense(x, kernel, None, axes=("embed", None), out=rows, dtype="float32")
+        y = dense(x, kernel, None, axes=("embed", None), out=rows, precision=Precision("float32"))
         kept = dropout(y, 0.5, jax.random.wrap_key_data(key))[..., None]
         cache = caches.Cache((kept,), (kept,)).take(jnp.arange(len(x))[::-1])
         return (cache.keys[0][..., 0],)
