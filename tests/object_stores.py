@@ -18,6 +18,11 @@ class Server:
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
 
+    def asked_since(self, start: int) -> set[str]:
+        """What was requested since there were `start` requests: libraries send a request again
+        where a busy server breaks its connection."""
+        return set(self.requests[start:])
+
     def address(self, key: str) -> str:
         return f"{self.scheme}://{BUCKET}/{key}"
 

@@ -76,7 +76,9 @@ def test_identity_is_that_of_the_version(server, put):
     before = source.identify()
     start = len(server.requests)
     assert source.identify() == before
-    assert len(server.requests) - start <= 4  # of metadata alone
+    asked = server.asked_since(start)
+    assert len(asked) <= 4, "of metadata alone"
+    assert not any("alt=media" in request for request in asked)
     assert before.num_bytes == 5
     before.check_unchanged()
     put("a.txt", b"other")
