@@ -16,7 +16,7 @@ class Server:
 
     scheme: str
     requests: list[str] = field(default_factory=list)
-    """Method and path of each request."""
+    """Method, path and range of bytes of each request."""
 
     def asked_since(self, start: int) -> set[str]:
         """What was requested since there were `start` requests: libraries send a request again
@@ -37,7 +37,8 @@ def s3_server() -> Iterator[Server]:
     call = DomainDispatcherApplication.__call__
 
     def counted(self, environ, start_response):
-        server.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        server.requests.append(f"{method} {path} {environ.get('HTTP_RANGE', '')}".rstrip())
         return call(self, environ, start_response)
 
     moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -73,7 +74,8 @@ def gcs_server() -> Iterator[Server]:
     emulator = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
 
     def log_message(self, format, *args):
-        server.requests.append(str(args[0]).rpartition(" ")[0])
+        request = str(args[0]).rpartition(" ")[0]
+        server.requests.append(f"{request} {self.headers.get('Range', '')}".rstrip())
 
     def with_whole_ends(handler):
         """The emulator takes a last "\r" of an object that gcsfs writes for a part of the line's
