@@ -129,13 +129,28 @@ def _dense_backward(axes: Axes, out: Axes, dtypes: Dtypes, saved: tuple, dy: jax
     x, kernel, bias = saved
     dbias = None if bias is None else dy.astype(jnp.float32).sum((0, 1)).astype(bias.dtype)
     dy = dy.astype(x.dtype)
-    contract = (tuple(range(2, dy.ndim)), tuple(range(x.ndim - 2, kernel.ndim)))
-    spec = mesh.spec_of(x)
-    weight, precision = gather(kernel, axes, dtypes.precision.dtype), dtypes.precision
-    sums = reduced(precision, *gathered(axes)[x.ndim - 2 :])
-    dx = dot(dy, weight, contract, spec, sums).astype(x.dtype)
-    sums = reduced(precision, "batch", "length")
+    dx = input_gradient(dy, kernel, x, axes, dtypes.precision)
+    sums = reduced(dtypes.precision, "batch", "length")
     return dx, weight_gradient(x, dy, 2, axes, sums).astype(kernel.dtype), dbias
+
+
+def input_gradient(
+    dy: jax.Array, kernel: Weight, x: jax.Array, axes: Axes, precision: Precision
+) -> jax.Array:
+    """dy kernel^T, of the shape, dtype and sharding of x.
+
+    Args:
+      dy: [B, L, *outer].
+      kernel: [*inner, *outer], stored.
+      x: [B, L, *inner].
+      axes: logical axes of the kernel as stored.
+      precision: dtypes of the operands and of sums over devices.
+    """
+    inner = x.ndim - 2
+    contract = (tuple(range(2, dy.ndim)), tuple(range(inner, kernel.ndim)))
+    weight = gather(kernel, axes, precision.dtype)
+    sums = reduced(precision, *gathered(axes)[inner:])
+    return dot(dy, weight, contract, mesh.spec_of(x), sums).astype(x.dtype)
 
 
 def weight_gradient(

@@ -23,6 +23,13 @@ def test_every_number_has_a_source_and_a_unit_that_can_be():
         assert chip.platform == "gpu" or chip.wraps(16), chip.name
 
 
+def test_products_of_eight_bits_are_twice_as_fast():
+    for chip in CHIPS.values():
+        for dtype in ("int8", "fp8"):
+            peak = chip.narrow_flops(dtype)
+            assert peak is None or abs(peak / chip.flops / 2 - 1) < 0.02, chip.name
+
+
 def test_clocks_agree_with_the_peaks():
     """Four matrix units of 128 x 128 (v4, v5p: eight; v6e: four of 256 x 256), two FLOPs each."""
     for name, units, width in (("v4", 8, 128), ("v5e", 4, 128), ("v5p", 8, 128), ("v6e", 4, 256)):

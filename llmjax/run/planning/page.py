@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llmjax.model.compute import ComputeConfig
 from llmjax.parallel.chips import GIB
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.planning.plan import Plan
@@ -46,6 +47,7 @@ def as_data(
         "rows_per_device": plan.rows,
         "accumulate": plan.config.optimizer.accumulate,
         "remat": plan.config.compute.remat,
+        "quantization": plan.config.compute.quantization,
         "parameters": {str(kind): count for kind, count in plan.parameters.items()},
         "memory": {
             "analytic": plan.memory.by_kind() | {"peak": plan.memory.peak},
@@ -76,6 +78,7 @@ def _time_data(time: StepTime) -> dict[str, Any]:
     exposed = time.exposed
     return {
         "products": time.products,
+        "narrow_products": time.narrow,
         "attention": time.attention,
         "memory": time.memory,
         "collectives": [
@@ -107,12 +110,18 @@ def _head(plan: Plan) -> Iterator[str]:
     yield (
         f"{plan.stage.rows_text} per step, {plan.rows:g} on each device"
         + (f" at a time, {parts} times" if parts > 1 else "")
-        + f"; {plan.config.compute.dtype}, remat {plan.config.compute.remat}"
+        + f"; {_dtypes(plan.config.compute)}, remat {plan.config.compute.remat}"
     )
     if plan.compiled is None:
         yield "analytic: from the config and data sheets; --compile asks the compiler"
     else:
         yield f"compiled: {plan.compiled.versions}, {plan.compiled.seconds:.0f} s"
+
+
+def _dtypes(compute: ComputeConfig) -> str:
+    if compute.quantized is None:
+        return compute.dtype
+    return f"{compute.dtype}, products in {compute.quantized.dtype}"
 
 
 def _parameters(plan: Plan) -> Iterator[str]:
@@ -152,6 +161,8 @@ def _time(plan: Plan) -> Iterator[str]:
     parts += [("memory traffic, optimizer", time.memory)] if time.memory else []
     for name, seconds in parts:
         yield f"  {name:50}{seconds:>8.3f} s{seconds / time.total:>8.1%}"
+        if name == "matrix products" and time.narrow:
+            yield f"    {_narrow(plan):48}{time.narrow:>8.3f} s{time.narrow / time.total:>8.1%}"
     exposed = time.exposed
     for index, each in enumerate(time.transfers):
         name = f"{each.kind} over {each.axis}, {each.wire_bytes / 1e9:.1f} GB"
@@ -168,6 +179,17 @@ def _time(plan: Plan) -> Iterator[str]:
         f"{'MFU':52}{plan.mfu or 0:>10.1%}  {si(plan.flops_per_token)}FLOP a token (PaLM's "
         f"accounting) of {si(chip.flops)}FLOP/s"
     )
+
+
+def _narrow(plan: Plan) -> str:
+    """The products with operands of 8 bits, their share, and the peak they are planned with."""
+    quantized, chip = plan.config.compute.quantized, plan.topology.chip
+    assert quantized is not None
+    assert chip is not None
+    flops = plan.work.row_flops
+    share = flops.narrow / (flops.narrow + flops.wide)
+    peak = chip.narrow_flops(quantized.dtype) or chip.flops
+    return f"of them in {quantized.dtype}: {share:.0%} of FLOPs, {si(peak)}FLOP/s"
 
 
 def _run(plan: Plan, tokens: float, price: float | None) -> Iterator[str]:
