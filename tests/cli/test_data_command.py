@@ -86,7 +86,7 @@ def test_it_reports_what_filters_dropped(capsys, config_file, tmp_path):
     ):
         code, _, err = run(capsys, *words[:4], filter_)
         assert code == 2
-        assert reason in err
+        assert reason in err[0]
 
 
 @pytest.mark.once
