@@ -170,8 +170,8 @@ def _dense_backward(axes: Axes, out: Axes, how: Product, saved: tuple, dy: jax.A
     sums = reduced(precision, *(gathered(axes)[i] for i in outer))
     dx = dot(dy, weight, contract, mesh.spec_of(x), sums).astype(x.dtype)
     sums = reduced(precision, "batch", "length")
-    factors = (dy, x) if how.transposed else (x, dy)
-    return dx, weight_gradient(*factors, 2, axes, sums).astype(kernel.dtype), dbias
+    left, right = (dy, x) if how.transposed else (x, dy)
+    return dx, weight_gradient(left, right, 2, axes, sums).astype(kernel.dtype), dbias
 
 
 def weight_gradient(

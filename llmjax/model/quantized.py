@@ -102,8 +102,8 @@ class Quantized:
         rows = jnp.concatenate(parts).astype(jnp.int8)
         dimensions = ((over, inner), ((), ()))
         sums = jax.lax.dot_general(rows, self.values, dimensions, preferred_element_type=jnp.int32)
-        y, *rest = reversed(jnp.split(sums.astype(jnp.float32), PARTS))
-        for part in rest:
+        y, *larger = reversed(jnp.split(sums.astype(jnp.float32), PARTS))
+        for part in larger:
             y = part + y / 254
         return unit.reshape(-1, *[1] * (y.ndim - 1)) * y * self.scale.squeeze(inner)
 
