@@ -145,7 +145,8 @@ def _dense_backward(axes: Axes, out: Axes, how: Settings, saved: tuple, dy: jax.
     if how.quantization.inputs:
         dx = _input_gradient(x, kernel, dy, shape, how)
     else:
-        dx = products.input_gradient(dy.astype(x.dtype), kernel, x, axes, how.precision)
+        _, outer = shape.split
+        dx = products.input_gradient(dy.astype(x.dtype), kernel, x, outer, axes, how.precision)
     if how.quantization.weights:
         dkernel = _weight_gradient(x, dy, axes, out, how)
     else:
