@@ -68,6 +68,11 @@ class DataConfig:
         return resolve_stages(self.stages, weights, self.length, self.batch_size)
 
     @property
+    def largest_stage(self) -> Stage:
+        """The stage with the most tokens in a batch; the first of several."""
+        return max(self.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+
+    @property
     def is_sharded(self) -> bool:
         """Whether sources are stored as shards: several, or one of which all copies are removed or
         only the beginning is prepared."""

@@ -96,7 +96,7 @@ def _is_small(config: Config, topology: Topology) -> bool:
     available = topology.memory
     layers = model.num_encoder_layers + model.num_decoder_layers
     widths = 4 * max((model.mlp_width, *model.layer_d_ff)) + 12 * model.d_model
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     rows = math.ceil(stage.batch_size / config.optimizer.accumulate / topology.devices)
     kept = rows * stage.length * layers * (widths + model.num_heads * stage.length) * 4
     return available is None or kept < WORTH_A_PLAN * available

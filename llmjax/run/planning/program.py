@@ -42,7 +42,7 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> ja
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
     )
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     sharding = named_sharding(mesh, "batch", "length")
     names = ["inputs", "targets", "positions", "segments"]
     if model.config.is_encoder_decoder:
