@@ -16,6 +16,7 @@ from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, vis
 from llmjax.model.compute import ATTENTION
 from llmjax.model.layers import ActivationSharding
 from llmjax.model.products import einsum
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -51,8 +52,7 @@ class Tiles(NamedTuple):
     def score(self, i: jax.Array, j: jax.Array, rules: BlockRules) -> tuple[jax.Array, jax.Array]:
         """Scores [B, N, G, block, block] of query block i by key block j, and which are visible."""
         s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
-        if rules.softcap is not None:
-            s = rules.softcap * jnp.tanh(s / rules.softcap)
+        s = soft_cap(s, rules.softcap)
         key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
         distance = self.mask.query_index[i][..., None] - key
         queries, keys = self.mask.query_segments, self.mask.key_segments
@@ -283,8 +283,7 @@ def local_backward(
             s, seen = tiles.score(i, j, rules)
             p = jnp.where(seen, jnp.exp(s - lses[i]), 0.0)
             ds = p * (einsum("bngqk,bnsk->bngqs", douts[i], tiles.v[j]) - deltas[i])
-            if rules.softcap is not None:
-                ds = ds * (1.0 - jnp.square(s / rules.softcap))
+            ds = soft_cap_gradient(ds, s, rules.softcap)
             ds, p = (ds * width**-0.5).astype(q.dtype), p.astype(v.dtype)
             dq = dq + einsum("bngqs,bnsk->bngqk", ds, tiles.k[j])
             dk = dk.at[j].add(einsum("bngqs,bngqk->bnsk", ds, tiles.q[i]))

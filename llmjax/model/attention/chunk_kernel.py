@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from llmjax.model.attention.mask import HIDDEN, BlockRules, visible
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
 from llmjax.parallel import mesh
 
 LANES = 128
@@ -201,9 +202,7 @@ def _scores(
     q: jax.Array, k: jax.Array, distance: jax.Array, segments: Any, call: _Static
 ) -> tuple[jax.Array, jax.Array | None]:
     """Scores [keys, queries] float32, and which of them are visible; None: all."""
-    s = _dot(k, q, 1, 1)
-    cap = call.rules.softcap
-    s = s if cap is None else cap * jnp.tanh(s / cap)
+    s = soft_cap(_dot(k, q, 1, 1), call.rules.softcap)
     apart = distance + _iota(s.shape, 1) - _iota(s.shape, 0)
     query, key = (segments[0][0], segments[1][0, :, :1]) if call.segmented else (None, None)
     return s, visible(apart, query, key, call.rules.causal, call.rules.window)
@@ -267,8 +266,7 @@ def _backward_kernel(
         s, seen = _scores(q[0, 0], k[0, 0], distance, segments, call)
         p = _where(seen, jnp.exp(s - lse[0, 0]), 0.0)
         ds = p * (_dot(v[0, 0], dout[0, 0], 1, 1) - delta[0, 0])
-        cap = call.rules.softcap
-        ds = ds if cap is None else ds * (1.0 - jnp.square(s / cap))
+        ds = soft_cap_gradient(ds, s, call.rules.softcap)
         ds, p = ds.astype(q.dtype), p.astype(v.dtype)
         dv_sum[...] += _dot(p, dout[0, 0], 1, 0)
         dk_sum[...] += _dot(ds, q[0, 0], 1, 0)

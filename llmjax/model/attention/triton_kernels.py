@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
+
 LOWEST = -1e30
 """Where the running maximum begins: finite, and below every score."""
 
@@ -42,14 +44,11 @@ class Tiles(NamedTuple):
 
     def scores(self, product: jax.Array) -> jax.Array:
         """Products of queries and keys -> scores, as exponents of e."""
-        scores = product * self.width**-0.5
-        return scores if self.softcap is None else self.softcap * jnp.tanh(scores / self.softcap)
+        return soft_cap(product * self.width**-0.5, self.softcap)
 
     def by_product(self, gradient: jax.Array, scores: jax.Array) -> jax.Array:
         """The gradient by scores -> that by products, but for the scale."""
-        if self.softcap is None:
-            return gradient
-        return gradient * (1.0 - jnp.square(scores / self.softcap))
+        return soft_cap_gradient(gradient, scores, self.softcap)
 
 
 class Tile(NamedTuple):
