@@ -5,34 +5,19 @@ backward pass recomputes the scores from their log-sum-exp (FlashAttention-2, ar
 blocks that causality or the window hides from a whole query block are skipped.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
-from llmjax.model.compute import ATTENTION
-from llmjax.model.layers import ActivationSharding
+from llmjax.model.attention import fused
+from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, MaskArrays, visible
 from llmjax.model.products import einsum
 from llmjax.model.softcap import soft_cap, soft_cap_gradient
 from llmjax.parallel import mesh
-from llmjax.parallel.mesh import Axes
 
 SHORT, LONG = 128, 256
 """Tokens of a block, for rows below 1024 tokens and longer ones."""
-
-
-class MaskArrays(NamedTuple):
-    """The arrays of a mask; segments may be None."""
-
-    query_index: jax.Array
-    """[B, T] index of each query."""
-    query_segments: jax.Array | None
-    """[B, T]."""
-    key_segments: jax.Array | None
-    """[B, S]."""
 
 
 class Tiles(NamedTuple):
@@ -126,55 +111,7 @@ def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     arrays = MaskArrays(index, mask.query_segments, mask.key_segments)
-    return _blocked(q, k, v, arrays, inputs.rules(block))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
-) -> jax.Array:
-    return _forward(q, k, v, mask, rules)[0]
-
-
-def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
-) -> tuple[jax.Array, tuple]:
-    heads, keys, index, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, index, index, ("batch", None))
-    run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, lse_axes))
-    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *mask))
-    return out, (q, k, v, mask, out, lse)
-
-
-def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
-    q, k, v, mask, out, lse = saved
-    heads, keys, index, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, index, index, ("batch", None), heads, lse_axes, heads)
-    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
-    return *run(q, k, v, *mask, out, lse, dout), None
-
-
-_blocked.defvjp(_forward, _backward)
-
-
-def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes]:
-    """Logical axes of queries, of keys, of indices, of the log-sum-exp [B, H, T]."""
-    keys = ("batch", None, "kv_heads", "head_dim")
-    index = ("batch", sharding.length)
-    return sharding.heads(), keys, index, ("batch", "heads", sharding.length)
-
-
-def _local_forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    index: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    *,
-    rules: BlockRules,
-) -> tuple[jax.Array, jax.Array]:
-    return local_forward(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
+    return fused.attend(q, k, v, arrays, inputs.rules(block), BLOCKED)
 
 
 def local_forward(
@@ -224,31 +161,6 @@ def local_forward(
     return join_queries(out, length), lse
 
 
-def _local_backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    index: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    out: jax.Array,
-    lse: jax.Array,
-    dout: jax.Array,
-    *,
-    rules: BlockRules,
-) -> tuple[jax.Array, ...]:
-    mask = MaskArrays(index, query_segments, key_segments)
-    dq, dk, dv = local_backward(q, k, v, mask, (lse, delta(out, dout)), dout, rules, q.dtype)
-    axes = _axes(rules.sharding)[1]
-    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
-
-
-def delta(out: jax.Array, dout: jax.Array) -> jax.Array:
-    """Products of the output's heads and their gradients, [B, T, H, K] -> [B, H, T] float32."""
-    return (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-
-
 def local_backward(
     q: jax.Array,
     k: jax.Array,
@@ -266,8 +178,8 @@ def local_backward(
       k: [B, S, N, K].
       v: as k.
       mask: which keys each query sees.
-      saved: the log-sum-exp over all keys that the queries see, these or others too, and `delta`
-        of their output, [B, H, T] float32 each.
+      saved: the log-sum-exp over all keys that the queries see, these or others too, and
+        `fused.delta` of their output, [B, H, T] float32 each.
       dout: [B, T, H, K], the gradient by the output.
       rules: static parameters.
       dtype: of the gradient by q; the others are float32.
@@ -298,3 +210,22 @@ def local_backward(
     (dk, dv), dq = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(blocks))
     dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
     return join_queries(dq, q.shape[1]), dk, dv
+
+
+def _backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskArrays,
+    saved: tuple[jax.Array, jax.Array],
+    dout: jax.Array,
+    rules: BlockRules,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `local_backward`, for keys that devices with parts of the queries share."""
+    dq, dk, dv = local_backward(q, k, v, mask, saved, dout, rules, q.dtype)
+    axes = fused.axes_of(rules.sharding).keys
+    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+BLOCKED = fused.Implementation(local_forward, _backward)

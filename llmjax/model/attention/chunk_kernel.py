@@ -188,16 +188,6 @@ def _params() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES)
 
 
-def _any_visible(distance: jax.Array, call: _Static) -> jax.Array:
-    """Whether any query sees any key of blocks whose first ones are at this distance."""
-    seen = jnp.bool_(True)
-    if call.rules.causal:
-        seen &= distance > -call.block
-    if call.rules.window is not None:
-        seen &= jnp.abs(distance) - (call.block - 1) < call.rules.window
-    return seen
-
-
 def _scores(
     q: jax.Array, k: jax.Array, distance: jax.Array, segments: Any, call: _Static
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -219,7 +209,7 @@ def _forward_kernel(distance_ref: Any, q: Any, k: Any, v: Any, *refs: Any, call:
         total[...] = jnp.zeros_like(total)
         acc[...] = jnp.zeros_like(acc)
 
-    @pl.when(_any_visible(distance, call))
+    @pl.when(call.rules.any_visible(distance, call.block))
     def _add() -> None:
         s, seen = _scores(q[0, 0], k[0, 0], distance, segments, call)
         s = _where(seen, s, HIDDEN)
@@ -261,7 +251,7 @@ def _backward_kernel(
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    @pl.when(_any_visible(distance, call))
+    @pl.when(call.rules.any_visible(distance, call.block))
     def _add() -> None:
         s, seen = _scores(q[0, 0], k[0, 0], distance, segments, call)
         p = _where(seen, jnp.exp(s - lse[0, 0]), 0.0)
