@@ -85,6 +85,19 @@ class ComputeConfig:
         return Precision(self.dtype, self.reduce_dtype)
 
     @property
+    def kept_names(self) -> tuple[str, ...] | None:
+        """Checkpoint names of what is kept of a layer besides its input, where the backward pass
+        recomputes layers; None where it does not."""
+        if self.remat in ("none", "attention"):
+            return None
+        return KEPT_NAMES.get(self.remat) or tuple(self.remat.split(","))
+
+    @property
+    def recomputes_layers(self) -> bool:
+        """Whether the backward pass recomputes layers from their inputs and what is kept."""
+        return self.kept_names is not None
+
+    @property
     def saves_memory(self) -> bool:
         """Whether most of a layer is recomputed to save memory."""
         return self.remat not in ("none", "attention", "dots")
@@ -113,5 +126,5 @@ def _remat_problems(config: ComputeConfig) -> Iterator[str]:
     for name in config.offload:
         if name not in movable:
             yield f"offload: {name!r} is not one of {', '.join(movable)}"
-    if config.offload and config.remat in ("none", "attention"):
+    if config.offload and not config.recomputes_layers:
         yield f"offload: remat {config.remat} keeps all of a layer; choose full, dots or names"
