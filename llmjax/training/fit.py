@@ -77,8 +77,9 @@ def in_words(plan: Plan) -> str:
     assert available is not None
     share = plan.needed / available
     text = (
-        f"memory of a device, analytic: {plan.needed / GIB:.1f} of {available / GIB:.1f} GiB "
-        f"({share:.0%}); {plan.memory.state / GIB:.1f} are parameters, gradients and optimizer"
+        f"memory per device (analytic): {plan.needed / GIB:.1f} of {available / GIB:.1f} GiB "
+        f"({share:.0%}), of which {plan.memory.state / GIB:.1f} are parameters, gradients and "
+        "optimizer state"
     )
     changes = list(advice(plan))
     return "; ".join([text, "it may not fit", *changes]) if changes else text
