@@ -14,7 +14,7 @@ from llmjax.model.attention import fused
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, MaskArrays, visible
 from llmjax.model.products import einsum
 from llmjax.model.softcap import soft_cap, soft_cap_gradient
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges
 
 SHORT, LONG = 128, 256
 """Tokens of a block, for rows below 1024 tokens and longer ones."""
@@ -224,7 +224,7 @@ def _backward(
     """As `local_backward`, for keys that devices with parts of the queries share."""
     dq, dk, dv = local_backward(q, k, v, mask, saved, dout, rules, q.dtype)
     axes = fused.axes_of(rules.sharding).keys
-    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
+    dk, dv = (exchanges.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
