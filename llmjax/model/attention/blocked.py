@@ -29,8 +29,12 @@ class Tiles(NamedTuple):
     """[key blocks, B, N, block, K]."""
     v: jax.Array
     """As k."""
-    mask: MaskArrays
-    """Each [blocks, B, block]."""
+    query_index: jax.Array
+    """[query blocks, B, block], of each query."""
+    query_segments: jax.Array | None
+    """As query_index."""
+    key_segments: jax.Array | None
+    """[key blocks, B, block]."""
     num_keys: int
     """S, before padding to full blocks."""
 
@@ -39,8 +43,8 @@ class Tiles(NamedTuple):
         s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
         s = soft_cap(s, rules.softcap)
         key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
-        distance = self.mask.query_index[i][..., None] - key
-        queries, keys = self.mask.query_segments, self.mask.key_segments
+        distance = self.query_index[i][..., None] - key
+        queries, keys = self.query_segments, self.key_segments
         queries = None if queries is None else queries[i][..., None]
         keys = None if keys is None else keys[j][:, None, :]
         real = jnp.broadcast_to(key < self.num_keys, distance.shape)
@@ -50,7 +54,7 @@ class Tiles(NamedTuple):
 
     def reach(self, i: jax.Array, rules: BlockRules) -> tuple[jax.Array | int, jax.Array | int]:
         """Range of key blocks that query block i may see: the first, and the one after the last."""
-        index, (blocks, block) = self.mask.query_index[i], (self.k.shape[0], self.k.shape[3])
+        index, (blocks, block) = self.query_index[i], (self.k.shape[0], self.k.shape[3])
         first: jax.Array | int = 0
         end: jax.Array | int = blocks
         if rules.causal:
@@ -93,13 +97,17 @@ def tile(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: Bloc
     """Cuts one device's arrays into blocks."""
     block, keys = min(rules.block, q.shape[1]), k.shape[1]
     width = min(rules.block, keys)
-    arrays = MaskArrays(
+    k, v = (cut(x, width).swapaxes(2, 3) for x in (k, v))
+    assert mask.query_index is not None
+    return Tiles(
+        cut_queries(q, k.shape[2], block),
+        k,
+        v,
         cut(mask.query_index, block, "edge"),
         None if mask.query_segments is None else cut(mask.query_segments, block),
         None if mask.key_segments is None else cut(mask.key_segments, width),
+        keys,
     )
-    k, v = (cut(x, width).swapaxes(2, 3) for x in (k, v))
-    return Tiles(cut_queries(q, k.shape[2], block), k, v, arrays, keys)
 
 
 def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:

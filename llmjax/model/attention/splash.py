@@ -68,8 +68,8 @@ def splash(inputs: AttentionInputs) -> jax.Array:
         return (out.swapaxes(1, 2),)
 
     axes = axes_of(sharding)
-    inputs = (*axes.arrays(), *axes.segments(), _kernel_spec(kernel, sharding))
-    out = mesh.per_device(local, inputs, (axes.queries,))(q, k, v, queries, keys, kernel)[0]
+    in_axes = (*axes.arrays(), *axes.segments(), _kernel_spec(kernel, sharding))
+    out = mesh.per_device(local, in_axes, (axes.queries,))(q, k, v, queries, keys, kernel)[0]
     if queries is None or keys is None:
         return out
     real = queries != 0  # in the kernel, padding sees padding
