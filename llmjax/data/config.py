@@ -23,7 +23,7 @@ class DataConfig:
     """Sources and batching. A batch is a function of (corpus, config, seed, step) alone."""
 
     sources: tuple[AnySource, ...] = field(default_factory=lambda: (EmbeddedSource(),))
-    """Mixed row by row in proportion to their weights."""
+    """What text is read: mixed row by row in proportion to the weights."""
     batch_size: int = 16
     """Rows per global batch, over all devices of all processes."""
     length: int = 256

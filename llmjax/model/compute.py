@@ -48,7 +48,7 @@ class ComputeConfig:
     """
 
     dtype: Dtype = "float32"
-    """Of activations and operands of products; sums, norms, softmax and loss are float32."""
+    """Dtype of activations and operands of products; sums, norms, softmax and loss are float32."""
     reduce_dtype: ReduceDtype = "auto"
     """Dtype in which gradients of weights, and the results of tensor-parallel products, are summed
     over devices; each device's own sums are float32. auto: bfloat16 where dtype is bfloat16 and the
