@@ -340,12 +340,13 @@ class Model:
         hidden = self._module(params).lm_head_input(hidden, sharding)
         logits = products.dense(
             mesh.reshard(hidden, *sharding.gathered()),
-            rows.T,
+            rows,
             bias,
-            axes=("embed", "vocab"),
+            axes=("vocab", "embed"),
             out=("batch", sharding.length, "vocab"),
             precision=self.compute.precision,
             result="float32",
+            transposed=True,
         )
         return soft_cap(logits, self.config.logit_softcap)
 
