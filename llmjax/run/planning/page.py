@@ -166,8 +166,8 @@ def _time(plan: Plan) -> Iterator[str]:
     chip = plan.topology.chip
     assert chip is not None
     yield (
-        f"{'MFU':52}{plan.mfu or 0:>10.1%}  of {si(chip.flops)}FLOP/s, for "
-        f"{si(plan.flops_per_token)}FLOP per token (counted as for PaLM)"
+        f"{'MFU':52}{plan.mfu or 0:>10.1%}  {si(plan.flops_per_token)}FLOP per token as in PaLM, "
+        f"peak {si(chip.flops)}FLOP/s"
     )
 
 
