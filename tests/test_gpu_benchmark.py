@@ -89,7 +89,7 @@ def test_a_python_without_jax_says_what_to_install(tmp_path):
 ONLY = """
 import sys
 
-BLOCKED = "grain orbax pyarrow pydantic qwix sentencepiece sklearn tensorflow_datasets tokenizers torch"
+BLOCKED = "grain orbax pyarrow pydantic qwix sentencepiece sklearn tokenizers torch"
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
