@@ -102,6 +102,11 @@ def run(call: Call[BuildOptions]) -> Output:
         "heldout_documents": len(held_out),
         "heldout_bytes": sum(document.bytes for document in held_out),
         "duplicates": sum(known) if len(known) == len(copies) else None,
+        "filters": [
+            {"source": number, **dataclasses.asdict(count), "dropped": count.total}
+            for number, source in enumerate(corpus.sources)
+            for count in source.dropped
+        ],
         "tokenized_bytes": meter.num_bytes,
         "published": meter.published,
         "seconds": seconds,
@@ -120,6 +125,7 @@ def _text(data: dict[str, Any]) -> str:
         f"validation: {count('heldout_documents')} documents, {count('heldout_bytes')} bytes",
         f"duplicates: {count('duplicates')} documents removed",
     ]
+    lines += [_filter_line(count) for count in data["filters"]]
     if speed := data["bytes_per_second"]:
         lines.append(
             f"tokenized:  {count('tokenized_bytes')} bytes in {data['seconds']:.1f} s, "
@@ -130,6 +136,14 @@ def _text(data: dict[str, Any]) -> str:
     else:
         lines.append("tokenized:  nothing; the store was complete")
     return "\n".join(lines)
+
+
+def _filter_line(count: dict[str, Any]) -> str:
+    reasons = sorted(count["reasons"].items(), key=lambda item: -item[1])
+    why = ", ".join(f"{reason} {number:,}" for reason, number in reasons)
+    line = f"filter:     {count['filter']} dropped {count['dropped']:,} of {count['documents']:,} "
+    line += f"documents of source {count['source']}"
+    return line + (f" ({why})" if list(count["reasons"]) not in ([], ["dropped"]) else "")
 
 
 def _defaults(name: str) -> BuildOptions:

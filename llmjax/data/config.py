@@ -110,6 +110,11 @@ def data_problems(config: DataConfig) -> list[str]:
     problems = [problem for problem, passed in checks.items() if not passed]
     for source in config.sources:
         problems += [f"sources: {problem}" for problem in source.problems()]
+        problems += [
+            f"sources: filter {filter.kind}: {problem}"
+            for filter in source.filters
+            for problem in filter.problems()
+        ]
     wrong = list(stage_problems(config.stages, len(config.sources)))
     problems += wrong or size_problems(config.all_stages())
     return [f"data.{problem}" for problem in dict.fromkeys(problems)]

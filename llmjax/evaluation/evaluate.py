@@ -14,7 +14,7 @@ from llmjax.data.progress import Progress, no_progress
 from llmjax.data.tables.table import Table
 from llmjax.data.text.corpus import Document, prepare, validation_documents, validation_text
 from llmjax.data.text.reading import decode, expand, read_chunks
-from llmjax.data.text.source import Source
+from llmjax.data.text.source import Source, filtered
 from llmjax.errors import UserError
 from llmjax.evaluation.task_evaluation import (
     TaskEvaluations,
@@ -287,7 +287,7 @@ class _Encoder:
         """Yield each document as a stream of pieces."""
         for item in items:
             if isinstance(item, Source):
-                for text in item.documents(self._cache):
+                for text in filtered(item, self._cache):
                     yield self._document([text])
             else:
                 for path in expand((str(item),)):

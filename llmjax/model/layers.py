@@ -227,12 +227,21 @@ def _look_up(
     spec = mesh.out_sharding(*sharding.stream())
 
     def look_up(table: jax.Array) -> jax.Array:
-        return table.at[index].get(mode="clip", out_sharding=spec)
+        if table.dtype != jnp.bfloat16 or mesh.platform() != "cpu":
+            return table.at[index].get(mode="clip", out_sharding=spec)
+        # XLA's CPU compiler would convert a bfloat16 table to float32 whole. The barrier keeps it
+        # from doing the same with the bits, ahead of a loop over tokens.
+        table, at = jax.lax.optimization_barrier((table, index))
+        bits = jax.lax.bitcast_convert_type(table, jnp.uint16)
+        found = bits.at[at].get(mode="clip", out_sharding=spec)
+        return jax.lax.bitcast_convert_type(found, jnp.bfloat16)
 
     if isinstance(rows, Quantized):
         found = look_up(mesh.reshard(rows.values, *products.gathered(axes))).astype(jnp.float32)
         scale = look_up(mesh.reshard(rows.scale, axes[0], None))
         return (found * scale).astype(precision.dtype)
+    if all(mesh.parts(axis) == 1 for axis in axes):
+        return look_up(rows).astype(precision.dtype)
     return look_up(products.gather(rows, axes, precision.dtype))
 
 

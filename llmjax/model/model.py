@@ -339,12 +339,13 @@ class Model:
         hidden = self._module(params).lm_head_input(hidden, sharding)
         logits = products.dense(
             mesh.reshard(hidden, *sharding.gathered()),
-            rows.T,
+            rows,
             bias,
-            axes=("embed", "vocab"),
+            axes=("vocab", "embed"),
             out=("batch", sharding.length, "vocab"),
             precision=self.compute.precision,
             result="float32",
+            transposed=True,
         )
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)

@@ -30,23 +30,27 @@ def dense(
     out: Axes,
     precision: Precision,
     result: str | None = None,
+    transposed: bool = False,
 ) -> jax.Array:
-    """x @ kernel + bias.
+    """x @ kernel + bias, or x @ kernel.T + bias.
 
     Args:
       x: [B, L, *inner].
       kernel: [*inner, *outer], stored (float32, "embed" split), or quantized, without derivative.
+        [*outer, *inner] if transposed: a CPU would copy the transpose of a tied table.
       bias: [*outer] or None.
       axes: logical axes of the kernel as stored.
       out: logical axes of the result.
       precision: dtypes of the operands and of sums over devices.
       result: dtype of the result; None: that of the operands.
+      transposed: whether the kernel's inner dimensions are its last.
 
     Returns:
       [B, L, *outer].
     """
     x = x.astype(precision.dtype)
-    return _dense(x, kernel, bias, axes, out, Dtypes(precision, result or precision.dtype))
+    how = Product(precision, result or precision.dtype, transposed)
+    return _dense(x, kernel, bias, axes, out, how)
 
 
 def gathered(axes: Axes) -> Axes:
@@ -96,46 +100,78 @@ def einsum(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(formula, a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-class Dtypes(NamedTuple):
-    """Dtypes of a product."""
+class Product(NamedTuple):
+    """How a product with a stored weight is computed."""
 
     precision: Precision
     result: str
+    """Dtype."""
+    transposed: bool
+
+    def dimensions(self, kernel: Weight, inner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The kernel's inner dimensions, of which there are so many, and its outer ones."""
+        every = tuple(range(kernel.ndim))
+        if self.transposed:
+            return every[kernel.ndim - inner :], every[: kernel.ndim - inner]
+        return every[:inner], every[inner:]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _dense(
-    x: jax.Array, kernel: Weight, bias: jax.Array | None, axes: Axes, out: Axes, dtypes: Dtypes
+    x: jax.Array, kernel: Weight, bias: jax.Array | None, axes: Axes, out: Axes, how: Product
 ) -> jax.Array:
-    inner = x.ndim - 2
-    contract = (tuple(range(2, x.ndim)), tuple(range(inner)))
-    single = x.shape[:2] == (1, 1) and x.dtype == jnp.bfloat16 and mesh.platform() == "cpu"
+    inner, _ = how.dimensions(kernel, x.ndim - 2)
+    is_token = x.shape[1] == 1 and out[1] is None
+    if isinstance(kernel, Quantized) and is_token and _stays_narrow(kernel, axes):
+        y = kernel.product(x[:, 0], inner)[:, None]
+        return (y if bias is None else y + bias).astype(how.result)
+    weight = gather(kernel, axes, how.precision.dtype)
+    sums = reduced(how.precision, *(gathered(axes)[i] for i in inner))
+    if is_token:
+        y = _token_product(x[:, 0], weight, inner, (out[0], *out[2:]), sums)[:, None]
+    else:
+        y = dot(x, weight, (tuple(range(2, x.ndim)), inner), mesh.out_sharding(*out), sums)
+    return (y if bias is None else y + bias).astype(how.result)
+
+
+def _stays_narrow(kernel: Quantized, axes: Axes) -> bool:
+    """Whether the integers themselves are multiplied: on a CPU, faster than widening them."""
+    whole = all(mesh.parts(axis) == 1 for axis in axes)
+    return mesh.platform() == "cpu" and whole and not kernel.is_packed
+
+
+def _token_product(
+    x: jax.Array, weight: jax.Array, inner: tuple[int, ...], out: Axes, result: str
+) -> jax.Array:
+    """The product for one token of each row, [B, *inner] -> [B, *outer] with logical axes `out`.
+
+    Without the dimension of tokens, XLA's CPU compiler reads transposed weights as they are.
+    """
     # A CPU takes eight times as long for one bfloat16 row as for two.
+    single = len(x) == 1 and x.dtype == jnp.bfloat16 and mesh.platform() == "cpu"
     rows = jnp.broadcast_to(x, (2, *x.shape[1:])) if single else x
-    weight = gather(kernel, axes, dtypes.precision.dtype)
-    sums = reduced(dtypes.precision, *gathered(axes)[:inner])
-    y = dot(rows, weight, contract, mesh.out_sharding(*out), sums)
-    y = y[:1] if single else y
-    return (y if bias is None else y + bias).astype(dtypes.result)
+    contract = (tuple(range(1, x.ndim)), inner)
+    return dot(rows, weight, contract, mesh.out_sharding(*out), result)[: len(x)]
 
 
 def _dense_forward(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, axes: Axes, out: Axes, dtypes: Dtypes
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, axes: Axes, out: Axes, how: Product
 ) -> tuple[jax.Array, tuple]:
-    return _dense(x, kernel, bias, axes, out, dtypes), (x, kernel, bias)
+    return _dense(x, kernel, bias, axes, out, how), (x, kernel, bias)
 
 
-def _dense_backward(axes: Axes, out: Axes, dtypes: Dtypes, saved: tuple, dy: jax.Array) -> tuple:
+def _dense_backward(axes: Axes, out: Axes, how: Product, saved: tuple, dy: jax.Array) -> tuple:
     x, kernel, bias = saved
     dbias = None if bias is None else dy.astype(jnp.float32).sum((0, 1)).astype(bias.dtype)
     dy = dy.astype(x.dtype)
-    contract = (tuple(range(2, dy.ndim)), tuple(range(x.ndim - 2, kernel.ndim)))
-    spec = mesh.spec_of(x)
-    weight, precision = gather(kernel, axes, dtypes.precision.dtype), dtypes.precision
-    sums = reduced(precision, *gathered(axes)[x.ndim - 2 :])
-    dx = dot(dy, weight, contract, spec, sums).astype(x.dtype)
+    _, outer = how.dimensions(kernel, x.ndim - 2)
+    contract = (tuple(range(2, dy.ndim)), outer)
+    weight, precision = gather(kernel, axes, how.precision.dtype), how.precision
+    sums = reduced(precision, *(gathered(axes)[i] for i in outer))
+    dx = dot(dy, weight, contract, mesh.spec_of(x), sums).astype(x.dtype)
     sums = reduced(precision, "batch", "length")
-    return dx, weight_gradient(x, dy, 2, axes, sums).astype(kernel.dtype), dbias
+    left, right = (dy, x) if how.transposed else (x, dy)
+    return dx, weight_gradient(left, right, 2, axes, sums).astype(kernel.dtype), dbias
 
 
 def weight_gradient(

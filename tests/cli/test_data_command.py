@@ -64,9 +64,35 @@ def test_it_prepares_the_store_that_training_opens(capsys, config_file, monkeypa
         assert f"nothing; {what}" in out
 
 
+def test_it_reports_what_filters_dropped(capsys, config_file, tmp_path):
+    words = ("data", "build", config_file, "--data.sources.0.filters", "regex:dog", "sampler:0.5")
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 0, err
+    first, second = (result := json.loads(out))["filters"]
+    assert (first["source"], first["filter"], second["filter"]) == (0, "regex", "sampler")
+    assert 0 < first["dropped"] == first["documents"] - second["documents"]
+    assert first["reasons"] == {"dropped": first["dropped"]}
+    kept = result["documents"] + result["heldout_documents"] + result["duplicates"]
+    assert 0 < second["dropped"] == second["documents"] - kept
+    line = f"regex dropped {first['dropped']:,} of {first['documents']:,} documents of source 0"
+    for more in ([], ["--store", str(tmp_path / "store")], ["--store", str(tmp_path / "store")]):
+        code, out, err = run(capsys, *words, *more)
+        assert code == 0, err
+        assert line in out
+    for filter_, reason in (
+        ("lambda", "'lambda' is not one of its kinds; choose one of gopher_quality"),
+        ("gopher_quality:min_words=3", "has no field 'min_words'; did you mean min_doc_words?"),
+        ("sampler:often", "'often' is not a number"),
+    ):
+        code, _, err = run(capsys, *words[:4], filter_)
+        assert code == 2
+        assert reason in err[0]
+
+
 @pytest.mark.once
 def test_a_killed_build_continues(capsys, config_file, tmp_path):
-    words = ("data", "build", config_file, "--shards", "40")
+    filters = ("--data.sources.0.filters", "sampler:0.9", "regex:dog")
+    words = ("data", "build", config_file, "--shards", "40", *filters)
     assert run(capsys, *words, "--cache-dir", str(tmp_path / "whole"))[0] == 0
     process = subprocess.Popen([sys.executable, "-m", "llmjax", *words])
     try:

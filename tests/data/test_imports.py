@@ -10,6 +10,7 @@ import pytest
 from llmjax.data import progress
 from llmjax.data.progress import terminal_progress
 from llmjax.data.tables.table import TABLES
+from llmjax.data.text.filters import FILTERS
 from llmjax.data.text.source import SOURCES
 from llmjax.data.tokenizers.config import TOKENIZERS
 
@@ -30,7 +31,7 @@ def test_imports_are_light(modules, allowed):
     assert done.stdout.strip() == allowed
 
 
-@pytest.mark.parametrize("registry", [SOURCES, TABLES, TOKENIZERS], ids=lambda r: r.noun)
+@pytest.mark.parametrize("registry", [FILTERS, SOURCES, TABLES, TOKENIZERS], ids=lambda r: r.noun)
 def test_everything_registered_is_there(registry):
     for kind, variant in registry.items():
         assert next(f.default for f in dataclasses.fields(variant) if f.name == "kind") == kind

@@ -1,5 +1,6 @@
 """Decoding with a cache computes what the full forward pass does."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -163,3 +164,30 @@ def test_a_short_prompt_of_two_rows_in_bfloat16():
         for model in (exact, fast)
     )
     np.testing.assert_allclose(logits, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_tied_table_in_bfloat16_is_read_as_it_is(rows):
+    """XLA's CPU compiler widened the whole table for its rows, and transposed it for the head."""
+    config = ModelConfig(
+        vocab_size=640, max_length=16, d_model=32, num_decoder_layers=1, num_heads=2, d_ff=64
+    )
+    model = Model(config, ComputeConfig(dtype="bfloat16"))
+
+    def generate(params, token, cache):
+        def step(state, position):
+            token, cache = state
+            positions = jnp.full_like(token, position)
+            logits, cache = model.decode(params, token, positions, cache)
+            return (logits.argmax(-1).astype(jnp.int32), cache), None
+
+        return jax.lax.scan(step, (token, cache), jnp.arange(4))[0]
+
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16"), params)
+    arguments = params, jnp.ones((rows, 1), jnp.int32), model.init_cache(rows, 8)
+    program = jax.jit(generate).lower(*arguments).compile().as_text()
+    made = re.findall(r"= (\w+\[(?:640,32|32,640)\])\S* ([\w-]+)\(", program)
+    free = ("parameter", "get-tuple-element", "bitcast", "bitcast-convert")
+    assert made
+    assert {operation for _, operation in made} <= set(free), made

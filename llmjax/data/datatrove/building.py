@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmjax.data.datatrove.executors import Executor, check_library
+from llmjax.data.datatrove.executors import Executor
+from llmjax.data.datatrove.library import check_library
 from llmjax.data.datatrove.stage import Stage
 from llmjax.data.progress import Progress
 from llmjax.data.text.cache import save_tokenizer
@@ -91,7 +92,8 @@ def _minhash_stages(sharding: Sharding, work: Path) -> Iterator[Stage]:
     )
     from datatrove.utils.hashing import HashConfig
 
-    from llmjax.data.datatrove.steps import ShardReader, Words
+    from llmjax.data.datatrove.steps import ShardReader
+    from llmjax.data.datatrove.words import Words
 
     _, grams, buckets, hashes = NEAR_DUPLICATES
     config = MinhashConfig(grams, buckets, hashes, hash_config=HashConfig(64, "sha1"))

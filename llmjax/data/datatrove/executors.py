@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
+from llmjax.data.datatrove.library import check_library
 from llmjax.data.datatrove.stage import ERRORS, Stage
 from llmjax.data.text.encoding import cpus
 from llmjax.errors import UserError
@@ -119,14 +120,6 @@ EXECUTORS = Registry[Executor](
 
 AnyExecutor: TypeAlias = Annotated[Executor, EXECUTORS]
 """Type of options that take any executor."""
-
-
-def check_library() -> None:
-    """Raises a UserError if datatrove is not installed."""
-    if importlib.util.find_spec("datatrove") is None:
-        raise UserError(
-            "datatrove", "the package is not installed", "pip install 'llmjax[datatrove]'"
-        )
 
 
 def _failure(stage: Stage, count: int) -> UserError:

@@ -3,14 +3,12 @@
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.utils.word_tokenizers import WordTokenizer
 
 from llmjax.data.datatrove.stage import ERRORS
 from llmjax.data.text.shards import Sharding, build_shard, shard_documents
@@ -18,24 +16,7 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import write_file
 
-# Scripts that write words without spaces: each of their characters counts as a word.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
-
 _load_tokenizer = functools.cache(load_tokenizer)
-
-
-class Words(WordTokenizer):
-    """Splits any language into words, without a model: at spaces, or between characters."""
-
-    def word_tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text)
-
-    def sent_tokenize(self, text: str) -> list[str]:
-        return [text]
-
-    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        return [(0, len(text))]
 
 
 class ShardReader(PipelineStep):

@@ -1,6 +1,6 @@
 """The cache of tokenized sources, keyed by a hash of everything the tokens depend on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import numpy as np
 from llmjax.data.config import DataConfig
 from llmjax.data.progress import Progress
 from llmjax.data.text.encoding import BATCH_BYTES, Encoded, EncodingPool, encode_documents
+from llmjax.data.text.filters import Dropped, FilterChain, dropped_figures, read_dropped
 from llmjax.data.text.sharded import TokenStream
-from llmjax.data.text.source import Identity, Source, json_digest
+from llmjax.data.text.source import Identity, Source, filtered, json_digest
 from llmjax.data.text.split import HASHES, HashSample, document_hash
 from llmjax.data.text.store import (
     FORMAT,
@@ -71,6 +72,8 @@ class TokenizedSource:
     """The validation documents are exactly those with a hash below this."""
     duplicates: int | None = None
     """Copies of documents that were left out; None if unknown."""
+    dropped: tuple[Dropped, ...] = ()
+    """What the source's filters dropped."""
 
 
 def validation_threshold(config: DataConfig) -> int:
@@ -127,7 +130,8 @@ def open_tokens(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
     description = open_cache(folder)
     train, validation = (open_store(folder / name, dtype) for name in ("train", VALIDATION))
     threshold, duplicates = description["threshold"], description.get("duplicates")
-    return TokenizedSource(key, train, validation, folder / TEXT, threshold, duplicates)
+    dropped = read_dropped(description)
+    return TokenizedSource(key, train, validation, folder / TEXT, threshold, duplicates, dropped)
 
 
 def save_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
@@ -152,7 +156,9 @@ def _build(
     vocab_size = tokenizer.vocab_size
     sample = HashSample(validation_threshold(config), config.validation_max_bytes)
     train, seen = StoreWriter(folder / "train", vocab_size), SeenHashes()
-    for texts, encoded in pool.encode(batches(_training(source, config, sample, seen))):
+    chain = FilterChain(source.filters)
+    documents = unique_documents(source, config.cache_dir, seen, chain)
+    for texts, encoded in pool.encode(batches(_training(documents, sample))):
         append_documents(train, texts, encoded)
         yield train.num_bytes
     train.close()
@@ -163,14 +169,19 @@ def _build(
             file.write(text)
     validation.close()
     if train.num_documents + validation.num_documents == 0:
-        raise without_text(source)
+        raise without_text(source, chain.dropped)
     dtype = token_dtype(vocab_size).str
     figures = {"threshold": sample.threshold, "duplicates": seen.repeated}
+    figures |= dropped_figures(chain.dropped)
     close_cache(folder, {"dtype": dtype, "vocab_size": vocab_size, **figures})
 
 
-def without_text(source: Source) -> UserError:
-    """The error of a source that has no documents."""
+def without_text(source: Source, dropped: Sequence[Dropped] = ()) -> UserError:
+    """The error of a source that has no documents, or of which filters dropped all."""
+    if total := sum(count.total for count in dropped):
+        names = ", ".join(f"{count.filter} {count.total}" for count in dropped)
+        reason = f"its filters dropped all {total} documents ({names})"
+        return UserError(str(source), reason, "loosen the filters")
     return UserError(str(source), "holds no text", "give a source with text in it")
 
 
@@ -182,22 +193,24 @@ def append_documents(store: StoreWriter, texts: list[bytes], encoded: Encoded) -
 
 
 def unique_documents(
-    source: Source, cache_dir: str | None, seen: SeenHashes | None = None
+    source: Source,
+    cache_dir: str | None,
+    seen: SeenHashes | None = None,
+    chain: FilterChain | None = None,
 ) -> Iterator[tuple[int, bytes]]:
-    """Yields (hash, UTF-8 text) of each distinct document; `seen` counts the others."""
+    """Yields (hash, UTF-8 text) of each distinct document that the source's filters keep; `seen`
+    and `chain` count the others."""
     seen = seen or SeenHashes()
-    for text in source.documents(cache_dir):
+    for text in filtered(source, cache_dir, chain):
         data = text.encode("utf-8")
         hash_ = document_hash(data)
         if not seen.add(hash_):
             yield hash_, data
 
 
-def _training(
-    source: Source, config: DataConfig, sample: HashSample, seen: SeenHashes
-) -> Iterator[bytes]:
+def _training(documents: Iterable[tuple[int, bytes]], sample: HashSample) -> Iterator[bytes]:
     """Yields the training documents; `sample` takes those for validation."""
-    for hash_, text in unique_documents(source, config.cache_dir, seen):
+    for hash_, text in documents:
         yield from sample.add(hash_, text)
 
 

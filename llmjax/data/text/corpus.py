@@ -24,7 +24,7 @@ from llmjax.data.text.encoding import BATCH_BYTES
 from llmjax.data.text.merging import open_shards
 from llmjax.data.text.sharded import TokenStream
 from llmjax.data.text.shards import Sharding, build_shards
-from llmjax.data.text.source import Identity, Source, json_digest
+from llmjax.data.text.source import Identity, Source, identify_filtered, json_digest
 from llmjax.data.text.split import HASHES, HashSample
 from llmjax.data.text.stored import open_stored
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
@@ -272,7 +272,7 @@ def train_tokenizer(
 def pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
     """The config with its sources pinned to their current versions, and their identities."""
     config = replace(config, sources=tuple(source.pinned() for source in config.sources))
-    return config, [source.identify(config.cache_dir) for source in config.sources]
+    return config, [identify_filtered(source, config.cache_dir) for source in config.sources]
 
 
 def train_or_load(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from llmjax.data.text.filters import AnyFilter
 from llmjax.data.text.source import Identity, Source, identify_settings
 from llmjax.errors import UserError
 
@@ -26,6 +27,8 @@ class HubSource(Source):
     """A branch, tag or commit; None: the newest commit."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Applied to its documents, in this order."""
     kind: Literal["hub"] = "hub"
 
     @property
@@ -74,7 +77,7 @@ def _documents(source: HubSource) -> Iterator[str]:
                 raise UserError(source.name, reason, f"set field to one of: {strings or 'none'}")
             if value:
                 yield value
-    except _failures() as error:
+    except hub_failures() as error:
         raise UserError(
             source.name,
             f"cannot be read from the hub: {error}",
@@ -95,7 +98,7 @@ def hub_commit(source: HubSource) -> str:
 
     try:
         info = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision)
-    except _failures() as error:
+    except hub_failures() as error:
         raise UserError(
             source.name,
             f"cannot be found on the hub: {error}",
@@ -104,7 +107,7 @@ def hub_commit(source: HubSource) -> str:
     return str(info.sha)
 
 
-def _failures() -> tuple[type[BaseException], ...]:
+def hub_failures() -> tuple[type[BaseException], ...]:
     """The library's exceptions: its own derive from the first two; network errors are those of
     whichever HTTP library it has loaded."""
     clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]

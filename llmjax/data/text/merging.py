@@ -2,11 +2,11 @@
 training stream these and, where asked, all copies."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from llmjax.data.text.cache import (
     without_text,
 )
 from llmjax.data.text.encoding import Encoded
+from llmjax.data.text.filters import Dropped, dropped_figures, read_dropped, total_dropped
 from llmjax.data.text.sharded import RUNS, Runs, ShardedStore
 from llmjax.data.text.shards import CANDIDATES, STORE, Sharding, fill_shard
 from llmjax.data.text.split import HashSample, document_hash
@@ -47,6 +48,14 @@ class Shard:
     """Its candidates for the validation set are its documents with a hash below this."""
     duplicates: int
     """Copies removed while it was built."""
+    dropped: tuple[Dropped, ...]
+    """What the source's filters dropped."""
+
+    @classmethod
+    def of(cls, folder: Path, documents: TokenStore, description: Mapping[str, Any]) -> "Shard":
+        """A shard by the description in its folder."""
+        threshold, duplicates = description["threshold"], description["duplicates"]
+        return cls(folder, documents, threshold, duplicates, read_dropped(description))
 
 
 def open_shards(sharding: Sharding, tokenizer: Tokenizer) -> TokenizedSource:
@@ -70,7 +79,8 @@ def open_shards(sharding: Sharding, tokenizer: Tokenizer) -> TokenizedSource:
         counts = (description[name] for name in ("num_tokens", "num_bytes", "num_documents"))
         train = ShardedStore([shard.documents for shard in shards], Runs.map(path), *counts)
         threshold, duplicates = description["threshold"], description["duplicates"]
-        return TokenizedSource(key, train, validation, path / TEXT, threshold, duplicates)
+        dropped = read_dropped(description)
+        return TokenizedSource(key, train, validation, path / TEXT, threshold, duplicates, dropped)
 
     return open_or_build(folder, build, read)
 
@@ -84,7 +94,7 @@ def _open(sharding: Sharding, shard: int, tokenizer: Tokenizer, in_all: int) -> 
     def read(path: Path) -> Shard:
         description = open_cache(path)
         documents = open_store(path / STORE, sharding.dtype, in_all)
-        return Shard(path, documents, description["threshold"], description["duplicates"])
+        return Shard.of(path, documents, description)
 
     build = partial(fill_shard, sharding, shard, tokenizer, lambda size: None)
     return open_or_build(sharding.folder(shard), build, read)
@@ -98,7 +108,7 @@ def _open_stored(sharding: Sharding, stored: SourceFolder, shard: int) -> Shard:
         documents = open_store(path / STORE, sharding.dtype, tokens=tokens)
     except Damaged as error:
         raise damaged(stored.documents(shard), path, error) from error
-    return Shard(path, documents, description["threshold"], description["duplicates"])
+    return Shard.of(path, documents, description)
 
 
 def _write_index(sharding: Sharding, shards: Sequence[Shard], folder: Path) -> None:
@@ -118,12 +128,14 @@ def _write_index(sharding: Sharding, shards: Sequence[Shard], folder: Path) -> N
     if sharding.config.deduplicate != "window":
         copies = later_copies([store.hashes for store in stores])
     counts = _write_runs(stores, threshold, copies, folder)
+    dropped = total_dropped([shard.dropped for shard in shards])
     if counts["num_documents"] + len(chosen) == 0:
-        raise without_text(sharding.source)
+        raise without_text(sharding.source, dropped)
     duplicates = sum(shard.duplicates for shard in shards)
     duplicates += sum(store.num_documents for store in stores)
     duplicates -= counts["num_documents"] + len(chosen)
-    close_cache(folder, {"threshold": threshold, "duplicates": duplicates, **counts})
+    figures = {"threshold": threshold, "duplicates": duplicates, **dropped_figures(dropped)}
+    close_cache(folder, {**figures, **counts})
 
 
 class _Chosen(NamedTuple):

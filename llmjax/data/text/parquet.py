@@ -1,12 +1,12 @@
 """Parquet files in small batches, whose sizes are bounded before they are decoded."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar, Literal
 
-from llmjax.data.text.reading import LARGEST_DOCUMENT, compressed, expand, read_blocks
+from llmjax.data.text.filters import AnyFilter
+from llmjax.data.text.reading import LARGEST_DOCUMENT, expand, open_seekable
 from llmjax.data.text.source import FileSource
 from llmjax.errors import UserError
 from llmjax.storage.bounded import size_text
@@ -27,6 +27,8 @@ class ParquetSource(FileSource):
     """The text column; nulls are skipped."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Applied to its documents, in this order."""
     kind: Literal["parquet"] = "parquet"
     endings: ClassVar[tuple[str, ...]] = (".parquet",)
 
@@ -36,26 +38,8 @@ class ParquetSource(FileSource):
 
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
         for path in expand(self.paths):
-            with _opened(path) as file:
+            with open_seekable(path) as file:
                 yield from filter(None, _string_column(file, path, self.column))
-
-
-@contextlib.contextmanager
-def _opened(path: Location) -> Iterator[IO[bytes]]:
-    """Opens a file, decompressed to a temporary one if needed: Parquet's index is at the end."""
-    if not compressed(path):
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
-        with file:
-            yield file
-        return
-    with tempfile.TemporaryFile() as temporary:
-        for block in read_blocks(path):
-            temporary.write(block)
-        temporary.seek(0)
-        yield temporary
 
 
 def _string_column(file: IO[bytes], path: Location, column: str) -> Iterator[str | None]:
@@ -92,7 +76,7 @@ def table_rows(path: Location) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: the file is damaged, or a row is larger than LARGEST_DOCUMENT.
     """
-    with _opened(path) as file, _sound(path):
+    with open_seekable(path) as file, _sound(path):
         table = _table(file, path)
         for batch in _batches(table, path, table.schema_arrow.names):
             yield from batch.to_pylist()

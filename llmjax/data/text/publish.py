@@ -9,6 +9,7 @@ import numpy as np
 
 from llmjax.data.text.blocks import write_blocks
 from llmjax.data.text.cache import TEXT, VALIDATION, TokenizedSource
+from llmjax.data.text.filters import dropped_figures
 from llmjax.data.text.sharded import RUNS, ShardedStore
 from llmjax.data.text.store import TokenStore, close_cache
 from llmjax.data.text.store_layout import SourceFolder, StoredSource
@@ -85,6 +86,7 @@ def _publish_index(target: SourceFolder, source: TokenizedSource) -> None:
         sizes = ("num_tokens", "num_bytes", "num_documents")
         counts = {size: getattr(train, size) for size in sizes}
         figures = {"threshold": source.threshold, "duplicates": source.duplicates}
+        figures |= dropped_figures(source.dropped)
         close_cache(index, {**figures, **counts})
         _put_folder(target.index, index)
 

@@ -1,12 +1,14 @@
 """Reads files as streams of blocks, lines or documents, decompressing them on the fly."""
 
 import bz2
+import contextlib
 import glob
 import gzip
 import itertools
 import lzma
 import os
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -126,6 +128,28 @@ def _limited(blocks: Iterator[bytes], limit: int, path: Location) -> Iterator[by
 def compressed(path: Location) -> bool:
     """Whether the suffix of `path` is that of a compressed file."""
     return path.suffix.lower() in DECOMPRESSORS
+
+
+@contextlib.contextmanager
+def open_seekable(path: Location) -> Iterator[IO[bytes]]:
+    """Opens a file whose index is at its end; a compressed one is decompressed to a temporary one.
+
+    Raises:
+      UserError: as `read_blocks`.
+    """
+    if not compressed(path):
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
+        with file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as temporary:
+        for block in read_blocks(path):
+            temporary.write(block)
+        temporary.seek(0)
+        yield temporary
 
 
 def _plain(file: IO[bytes], size: int) -> Iterator[bytes]:

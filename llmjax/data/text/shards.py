@@ -38,6 +38,7 @@ from llmjax.data.text.encoding import (
     cpus,
     encode_documents,
 )
+from llmjax.data.text.filters import FilterChain, dropped_figures
 from llmjax.data.text.publish import publish_shard
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HashSample, document_hash
@@ -141,17 +142,22 @@ class ShardDocument(NamedTuple):
     text: bytes
 
 
-def shard_documents(sharding: Sharding, shard: int) -> Iterator[ShardDocument]:
-    """The documents of a shard, copies included; see the module's docstring."""
+def shard_documents(
+    sharding: Sharding, shard: int, chain: FilterChain | None = None
+) -> Iterator[ShardDocument]:
+    """The documents of a shard that the source's filters keep, copies included; see the module's
+    docstring. `chain`, made of the filters, counts the others."""
+    chain = chain or FilterChain(sharding.source.filters)
     files = sharding.source.parts(sharding.config.cache_dir)
     step = -(-sharding.count // len(files))
     units = len(files) * step
     first, end = (number * units // sharding.count for number in (shard, shard + 1))
     for unit in range(first, end):
         file, start = divmod(unit, step)
-        texts = files[file].documents(sharding.config.cache_dir)
-        for index, text in itertools.islice(enumerate(texts), start, None, step):
-            yield ShardDocument(file * _FILE + index, text.encode("utf-8"))
+        documents = files[file].raw_documents(sharding.config.cache_dir)
+        for index, document in itertools.islice(enumerate(documents), start, None, step):
+            if chain.keep(document):
+                yield ShardDocument(file * _FILE + index, document.text.encode("utf-8"))
 
 
 class _Selection:
@@ -222,7 +228,9 @@ def fill_shard(
         near = np.load(sharding.near_duplicates / f"{shard:05}.npy")
     limit, trained_on = sharding.max_tokens, 0
     size = BATCH_BYTES if limit is None else LIMITED_BATCH_BYTES
-    for texts in batches(selection.unique(shard_documents(sharding, shard), near), size):
+    chain = FilterChain(sharding.source.filters)
+    documents = shard_documents(sharding, shard, chain)
+    for texts in batches(selection.unique(documents, near), size):
         encoded = encode_documents(tokenizer, texts)
         append_documents(store, texts, encoded)
         report(sum(map(len, texts)))
@@ -233,6 +241,7 @@ def fill_shard(
     store.close()
     selection.write(folder)
     figures = {"threshold": selection.sample.threshold, "duplicates": selection.duplicates}
+    figures |= dropped_figures(chain.dropped)
     close_cache(folder, {"dtype": sharding.dtype.str, **figures})
     sharding.identity.check_unchanged()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias
 
+from llmjax.data.text.filters import AnyFilter, FilterChain, RawDocument
 from llmjax.data.text.reading import compressed, expand
 from llmjax.errors import UserError
 from llmjax.registry import Registry
@@ -63,6 +64,11 @@ class Source(ABC):
         """Share of rows taken from this source, relative to the other sources' weights."""
 
     @property
+    def filters(self) -> tuple[AnyFilter, ...]:
+        """Applied to its documents, in this order."""
+        return ()
+
+    @property
     def location(self) -> str:
         """Paths or name of the data set, for messages; may be empty."""
         return ""
@@ -73,7 +79,7 @@ class Source(ABC):
 
     @abstractmethod
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
-        """Streams the documents in a fixed order, without empty ones.
+        """Streams the documents in a fixed order, without empty ones, before its filters.
 
         Args:
           cache_dir: see DataConfig.cache_dir.
@@ -81,6 +87,10 @@ class Source(ABC):
         Raises:
           UserError: a file is missing or damaged; the message names file and position.
         """
+
+    def raw_documents(self, cache_dir: str | None = None) -> Iterator[RawDocument]:
+        """As `documents`, with what the source says of them, which filters may use."""
+        return map(RawDocument, self.documents(cache_dir))
 
     @abstractmethod
     def identify(self, cache_dir: str | None = None) -> Identity:
@@ -118,6 +128,12 @@ SOURCES = Registry[Source](
         "parquet": "llmjax.data.text.parquet:ParquetSource",
         "tfds": "llmjax.data.text.tfds:TfdsSource",
         "hub": "llmjax.data.text.hub:HubSource",
+        "warc": "llmjax.data.datatrove.readers:WarcSource",
+        "csv": "llmjax.data.datatrove.readers:CsvSource",
+        "ipc": "llmjax.data.datatrove.readers:IpcSource",
+        "datatrove_jsonl": "llmjax.data.datatrove.readers:DatatroveJsonlSource",
+        "datatrove_parquet": "llmjax.data.datatrove.readers:DatatroveParquetSource",
+        "datatrove_hub": "llmjax.data.datatrove.hub:DatatroveHubSource",
     },
 )
 
@@ -155,6 +171,33 @@ class FileSource(Source):
     @abstractmethod
     def reading(self) -> tuple[object, ...]:
         """The settings that determine the documents of the files."""
+
+
+def identify_filtered(source: Source, cache_dir: str | None) -> Identity:
+    """Identifies the documents of a source that its filters keep.
+
+    Raises:
+      UserError: as `Source.identify` and `Filter.identify`.
+    """
+    identity = source.identify(cache_dir)
+    if not source.filters:
+        return identity
+    filters = [filter.identify(cache_dir) for filter in source.filters]
+    return replace(identity, digest=json_digest([identity.digest, "filters", filters]))
+
+
+def filtered(
+    source: Source, cache_dir: str | None = None, chain: FilterChain | None = None
+) -> Iterator[str]:
+    """The documents of a source that its filters keep; `chain`, made of them, counts the others.
+
+    Raises:
+      UserError: as `Source.documents`, or a filter fails.
+    """
+    if not source.filters:
+        return source.documents(cache_dir)
+    chain = chain or FilterChain(source.filters)
+    return (raw.text for raw in source.raw_documents(cache_dir) if chain.keep(raw))
 
 
 def json_digest(values: Sequence[object]) -> str:
@@ -205,6 +248,11 @@ def _content_hash(path: Location, stat: tuple[int | str, ...], cache_dir: str | 
     if isinstance(path, StorePath):
         return f"{stat[0]} bytes, {path.scheme} version {stat[1]}"
     return _file_hash(path, tuple(map(int, stat)), cache_dir)
+
+
+def file_hash(path: Path, cache_dir: str | None) -> str:
+    """A hash of a file's content; that of a large one is stored in the cache."""
+    return _file_hash(path, _file_stat(path), cache_dir)
 
 
 def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:

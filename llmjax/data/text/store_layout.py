@@ -164,6 +164,8 @@ def request_of(
     for source in config.sources:
         values = dataclasses.asdict(source)  # type: ignore[call-overload]  # a dataclass
         values.pop("weight")
+        if not source.filters:
+            values.pop("filters", None)  # as in stores from before there were any
         sources.append({"kind": source.kind, **values})
     fields = ("validation_fraction", "validation_max_bytes", "deduplicate", "shards")
     request = {

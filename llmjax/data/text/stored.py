@@ -8,6 +8,7 @@ import numpy as np
 from llmjax.data.config import DataConfig
 from llmjax.data.text.blocks import BLOCK, BlockFile, BlockReader, Wanted, record_size
 from llmjax.data.text.cache import TEXT, VALIDATION, TokenizedSource
+from llmjax.data.text.filters import read_dropped
 from llmjax.data.text.publish import block_name
 from llmjax.data.text.sharded import Runs
 from llmjax.data.text.store import Tokens, open_cache, open_store
@@ -166,7 +167,10 @@ def _open_source(store: Location, source: StoredSource, config: DataConfig) -> T
     blocks = block_reader(folder, dtype, config)
     train = StoredStream(blocks, Runs.map(path), *counts)
     threshold, duplicates = description["threshold"], description["duplicates"]
-    return TokenizedSource(source.key, train, validation, path / TEXT, threshold, duplicates)
+    dropped = read_dropped(description)
+    return TokenizedSource(
+        source.key, train, validation, path / TEXT, threshold, duplicates, dropped
+    )
 
 
 def damaged(address: Location, path: Path, error: Damaged) -> UserError:

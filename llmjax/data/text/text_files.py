@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from llmjax.data.text.filters import AnyFilter, RawDocument
 from llmjax.data.text.reading import decode, expand, read_chunks, read_lines, read_whole
 from llmjax.data.text.source import FileSource
 from llmjax.errors import UserError
@@ -28,6 +29,8 @@ class TextSource(FileSource):
     """Invalid UTF-8: refuse the file, or replace each invalid byte by U+FFFD."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Applied to its documents, in this order."""
     kind: Literal["text"] = "text"
 
     def problems(self) -> list[str]:
@@ -65,6 +68,8 @@ class JsonlSource(FileSource):
     """Invalid UTF-8: refuse the file, or replace each invalid byte by U+FFFD."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Applied to its documents, in this order."""
     kind: Literal["jsonl"] = "jsonl"
     endings: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
 
@@ -73,6 +78,10 @@ class JsonlSource(FileSource):
         return self.field, self.errors
 
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        return (document.text for document in self.raw_documents(cache_dir))
+
+    def raw_documents(self, cache_dir: str | None = None) -> Iterator[RawDocument]:
+        """The other keys of a line are what filters know of its text."""
         for path in expand(self.paths):
             for number, (offset, line) in enumerate(read_lines(path), 1):
                 place = f"{path}:{number}"
@@ -82,7 +91,8 @@ class JsonlSource(FileSource):
                     if not isinstance(text, str):
                         raise _no_text(place, self.field, record)
                     if text:
-                        yield _complete_characters(place, text, self.errors)
+                        whole = _complete_characters(place, text, self.errors)
+                        yield RawDocument(whole, record)
 
 
 def parse_record(place: str, line: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llmjax.data.text.filters import AnyFilter
 from llmjax.data.text.python_docs import python_fingerprint
 from llmjax.data.text.source import Identity, Source, identify_files, identify_settings
 from llmjax.errors import UserError
@@ -32,6 +33,8 @@ class EmbeddedSource(Source):
 
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Applied to its documents, in this order."""
     kind: Literal["embedded"] = "embedded"
 
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
@@ -70,6 +73,8 @@ class TfdsSource(Source):
     """TFDS data folder; None: TFDS's default (~/tensorflow_datasets)."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Applied to its documents, in this order."""
     kind: Literal["tfds"] = "tfds"
 
     @property

@@ -95,13 +95,17 @@ def _fields_schema(cls: type) -> core_schema.CoreSchema:
 
 
 def _leaf(annotation: Any, value: Any) -> Any:
-    value = tuple(value) if isinstance(value, list) else value
+    value = _as_tuples(value)
     try:
         return leaf_type(annotation).validate_python(value, strict=True)
     except ValidationError:
         # Not as the template itself: the value may contain braces.
         text = f"{shown(value)} is not {article(annotation)}"
         raise PydanticCustomError("value", "{text}", {"text": text}) from None
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _locate(annotation: Any, keys: tuple[int | str, ...]) -> tuple[list[str], Any]:

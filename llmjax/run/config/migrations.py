@@ -138,7 +138,9 @@ def _speed(config: Plain) -> Plain:
         "xla_options": [],
     }
     optimizer: Plain = {"moment_dtype": "float32"}
+    sources = [{"filters": [], **source} for source in config["data"]["sources"]]
     return config | {
+        "data": config["data"] | {"sources": sources},
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,
     }

@@ -141,7 +141,7 @@ def test_stages_are_their_fields_from_the_step_on():
         ("--data.sources.4.weight 3", "no such field"),
         (
             "--data.sources.0.split line",
-            "is embedded, which has no such field; text, tfds, hub would",
+            "is embedded, which has no such field; text, tfds, hub, datatrove_hub would",
         ),
         ("--step 3", "did you mean --steps?"),
         ("--qqqqqq 3", "--help all lists every field"),
