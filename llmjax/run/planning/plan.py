@@ -148,10 +148,9 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
         have no products of the config's quantization.
     """
     model = resolve(config.model, vocabulary_of(config))
-    if topology.chip is not None:
-        check_quantization(config.compute, topology.chip)
+    check_quantization(config.compute, topology.chip)
     sizes = mesh_sizes(config.mesh, topology.devices, topology.kind)
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     check_divides(config, model, sizes, stage)
     state = state_bytes(config, model, sizes)
     names = tuple((sizes | dict.fromkeys(ROWS, 1)).items())
