@@ -20,7 +20,7 @@ import qwix
 
 from llmjax.model import products
 from llmjax.model.compute import Precision, Quantization
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.chips import NarrowDtype
 from llmjax.parallel.mesh import Axes
 
@@ -250,7 +250,7 @@ def _product(
         y = _dot(a, b, contract, on_cpu=on_cpu)
         for scale in scales:
             y = y * scale
-        return (mesh.reduce_scatter(y.astype(sums), over, result),)
+        return (exchanges.reduce_scatter(y.astype(sums), over, result),)
 
     operands = (a, b, *scales)
     run = mesh.per_device(local, [each.axes for each in operands], (result,))
