@@ -48,11 +48,11 @@ class ComputeConfig:
     """
 
     dtype: Dtype = "float32"
-    """Of activations and operands of products; sums, norms, softmax and loss are float32."""
+    """Dtype of activations and operands of products; sums, norms, softmax and loss are float32."""
     reduce_dtype: ReduceDtype = "auto"
-    """In which gradients of weights, and the results of tensor-parallel products, are summed over
-    devices; each device's own sums are float32. auto: bfloat16 where dtype is and the devices are
-    accelerators, which halves the bytes that they exchange; else float32."""
+    """Dtype in which gradients of weights, and the results of tensor-parallel products, are summed
+    over devices; each device's own sums are float32. auto: bfloat16 where dtype is bfloat16 and the
+    devices are accelerators, which halves the bytes that they exchange; else float32."""
     attention: AttentionBackend = "auto"
     """auto: cuDNN flash on NVIDIA GPUs, and triton (our kernels) there for packed rows, soft-caps
     and windows both ways; splash on TPUs; else blocked (unrolled on CPUs) for long rows and the
@@ -60,21 +60,21 @@ class ComputeConfig:
     context_parallel: ContextParallel = "auto"
     """How attention sees the keys of other devices where the mesh splits rows along their length
     (mesh.sequence). gather: all keys and values are gathered; ring: they pass from device to
-    device; all_to_all: devices exchange lengths for heads. auto: all_to_all where heads divide and
-    it sends no more than a ring, else ring."""
+    device; all_to_all: devices trade their parts of the length for parts of the heads. auto:
+    all_to_all where the heads divide and it sends no more than a ring, else ring."""
     remat: str = "none"
     """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
     results of weight products (dots); everything (full). These keep the output of fused attention.
-    Or names of what is kept, such as query,key,attention: of input (of a layer, always kept),
-    query, key, value, attention, out, gate, up, down."""
+    Or the names of what is kept, separated by commas, such as query,key,attention. Names are query,
+    key, value, attention, out, gate, up, down, and input (of a layer, which is always kept)."""
     offload: tuple[str, ...] = ()
-    """Names, as in remat but attention, of what waits in the host's memory for the backward pass,
-    and not in that of the device; for GPUs and TPUs, with a remat other than none and attention."""
+    """Names, as in remat except attention, of what waits for the backward pass in the host's memory
+    instead of the device's; for GPUs and TPUs, with a remat other than none and attention."""
     dropout: float = 0.0
     """Fraction of embeddings, attention and MLP outputs that is dropped in training."""
     xla_options: tuple[str, ...] = ()
-    """Options of the compiler of the train step, each NAME=VALUE, added to those that the platform
-    gets (llmjax/parallel/compilation.py), or instead of them."""
+    """Compiler options of the train step, each NAME=VALUE, which add to the platform's defaults
+    (llmjax/parallel/compilation.py) or replace them."""
     init_std: float = 0.02
     """Standard deviation of initial weights, divided by sqrt(2 x layers) for projections into the
     residual stream (GPT-2)."""
@@ -83,6 +83,19 @@ class ComputeConfig:
     def precision(self) -> Precision:
         """Dtypes of products with stored weights."""
         return Precision(self.dtype, self.reduce_dtype)
+
+    @property
+    def kept_names(self) -> tuple[str, ...] | None:
+        """Checkpoint names of what is kept of a layer besides its input, where the backward pass
+        recomputes layers; None where it does not."""
+        if self.remat in ("none", "attention"):
+            return None
+        return KEPT_NAMES.get(self.remat) or tuple(self.remat.split(","))
+
+    @property
+    def recomputes_layers(self) -> bool:
+        """Whether the backward pass recomputes layers from their inputs and what is kept."""
+        return self.kept_names is not None
 
     @property
     def saves_memory(self) -> bool:
@@ -113,5 +126,5 @@ def _remat_problems(config: ComputeConfig) -> Iterator[str]:
     for name in config.offload:
         if name not in movable:
             yield f"offload: {name!r} is not one of {', '.join(movable)}"
-    if config.offload and config.remat in ("none", "attention"):
+    if config.offload and not config.recomputes_layers:
         yield f"offload: remat {config.remat} keeps all of a layer; choose full, dots or names"

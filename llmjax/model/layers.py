@@ -14,7 +14,7 @@ from llmjax.model.compute import ContextMethod, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.quantized import Quantized, Weight
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 Aux = dict[str, tuple[jax.Array, jax.Array]]
@@ -267,7 +267,7 @@ def _look_up_backward(
         sums = jnp.zeros((size, width), jnp.float32).at[row].add(dx, mode="drop")
         over = ("batch", sharding.length)
         sums = sums.astype(products.reduced(precision, *over))
-        return (mesh.reduce_scatter(sums, over, axes).astype(rows.dtype),)
+        return (exchanges.reduce_scatter(sums, over, axes).astype(rows.dtype),)
 
     dx_axes = sharding.gathered()
     return mesh.per_device(local, (dx_axes[:2], dx_axes), (axes,))(index, dx)[0], None

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from llmjax.model.compute import Precision
 from llmjax.model.quantized import Quantized, Weight
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 
@@ -200,7 +200,7 @@ def weight_gradient(
     def product(a: jax.Array, b: jax.Array, axes: Axes | None) -> jax.Array:
         if axes is None:
             return multiply(a, b, None)
-        return mesh.sum_over_rows(multiply, a, b, rows, axes)
+        return exchanges.sum_over_rows(multiply, a, b, rows, axes)
 
     if mesh.platform() != "cpu" or math.prod(x.shape[rows:]) <= math.prod(dy.shape[rows:]):
         return product(x, dy, axes)

@@ -127,6 +127,19 @@ def cycle_seconds(chip: Chip, cycles: float) -> float:
     return cycles / chip.clock
 
 
+def compiled_bandwidth(chip: Chip, kind: str) -> float:
+    """Bytes per second that a TPU sends in a collective that a compiler made.
+
+    A gather or a scatter takes one dimension of a flat torus; others take all dimensions.
+
+    Args:
+      chip: the device.
+      kind: of the collective, such as all-gather.
+    """
+    flat = chip.dimensions == 2 and kind != "all-reduce"
+    return chip.link * (1 if flat else chip.dimensions)
+
+
 def attention_flops(products: float, tokens: float, keys: float, heads: float, width: int) -> float:
     """FLOPs of fused attention kernels on one device.
 

@@ -147,7 +147,7 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     """
     model = resolve(config.model, vocabulary_of(config))
     sizes = mesh_sizes(config.mesh, topology.devices, topology.kind)
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     check_divides(config, model, sizes, stage)
     state = state_bytes(config, model, sizes)
     names = tuple((sizes | dict.fromkeys(ROWS, 1)).items())

@@ -124,10 +124,19 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     yield from ring(REPLICAS, summed, "all-reduce", hidden=not on_tpu)
     layers = work.model.num_encoder_layers + work.model.num_decoder_layers
     rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers * times
-    again = 2 if work.compute.remat == "full" else 0
+    again = _gathered_again(work.compute)
     yield from ring(HEADS, rows * work.width * (4 + again), "all-gather", hidden=False)
     yield from ring(HEADS, rows * work.reduce_width * 4, "reduce-scatter", hidden=False)
     keys = work.rows * work.length * 2 * work.model.kv_heads / sizes[HEADS] * work.model.head_width
     keys *= layers * times
     yield from ring(LENGTH, keys * work.width * 2, "all-gather", hidden=False)
     yield from ring(LENGTH, keys * 4, "reduce-scatter", hidden=False)
+
+
+def _gathered_again(compute: ComputeConfig) -> int:
+    """How often a layer's backward pass gathers the residual stream to recompute projections of it:
+    for attention and for the MLP, unless their results are kept."""
+    kept = compute.kept_names
+    if kept is None:
+        return 0
+    return sum(not names <= set(kept) for names in ({"query", "key", "value"}, {"up"}))
