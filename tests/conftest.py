@@ -14,6 +14,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS: tuple[str, ...] = (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",  # tests compile far longer than they compute
+    # A collective that lacks one of the 8 threads for 40 s aborts the process: too soon for a
+    # loaded machine.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300",
 )
 if version("jaxlib").startswith("0.10."):  # one that does not know a flag refuses to start
     _FLAGS += ("--xla_cpu_use_fusion_emitters=false",)  # half of the compilation
