@@ -16,68 +16,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 
 import llmjax
+from benchmarks.decoders import Generate, jax_decoder, prompts, transformers_decoder
 from llmjax.convert.exporting import export
-from llmjax.decoding.config import DecodingConfig
-from llmjax.decoding.rows import Request
-from llmjax.decoding.steps import generate_tokens
 from llmjax.training.processes import keep_freed_memory
 
 PROMPT = 16
 BATCHES = (1, 16)
 DTYPES = ("float32", "bfloat16")
-
-
-def prompts(rows: int, vocab: int) -> np.ndarray:
-    """Returns [rows, PROMPT] ids, the same for every call."""
-    return np.random.default_rng(0).integers(0, vocab, (rows, PROMPT))
-
-
-def llmjax_decoder(run: str, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
-    """Returns a function that generates `tokens` tokens per prompt; no token ends a row."""
-    lm = llmjax.load(run, dtype=dtype)
-    endless = SimpleNamespace(bos_id=0, stop_ids=(), vocab_size=lm.tokenizer.vocab_size)
-    prompt_ids = prompts(rows, lm.tokenizer.vocab_size)
-    config = DecodingConfig(max_new_tokens=tokens, temperature=0.0)
-
-    def generate() -> None:
-        batch = [Request(list(map(int, prompt)), tokens) for prompt in prompt_ids]
-        generated = list(
-            generate_tokens(lm.model, lm.params, batch, config, tokenizer=endless)  # type: ignore[arg-type]
-        )
-        assert sum(part.tokens.shape[1] for part in generated) >= tokens
-
-    return generate
-
-
-def transformers_decoder(folder: Path, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
-    """Returns a function that generates as many with Transformers' generate and its cache."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    ids = torch.from_numpy(prompts(rows, model.config.vocab_size))
-
-    def generate() -> None:
-        with torch.no_grad():
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                min_new_tokens=tokens,
-                max_new_tokens=tokens,
-                pad_token_id=0,
-            )
-        assert out.shape[1] == PROMPT + tokens
-
-    return generate
 
 
 def bandwidth(seconds: float = 2.0) -> float:
@@ -109,12 +61,22 @@ def main() -> None:
         for rows in BATCHES:
             calls = {}
             for dtype in DTYPES:
-                calls["llmjax", dtype] = llmjax_decoder(args.run, dtype, rows, args.tokens)
-                calls["Transformers", dtype] = transformers_decoder(
-                    folder, dtype, rows, args.tokens
-                )
+                calls |= decoders(args.run, folder, dtype, rows, args.tokens)
             results += measured(calls, rows, args)
     report(results, weights, bandwidth(), args.tokens)
+
+
+def decoders(
+    run: str, folder: Path, dtype: str, rows: int, tokens: int
+) -> dict[tuple[str, str], Generate]:
+    """What generates with a run and its export in `folder`."""
+    lm = llmjax.load(run, dtype=dtype)
+    vocab = lm.tokenizer.vocab_size
+    ids = prompts(rows, vocab, PROMPT)
+    return {
+        ("llmjax", dtype): jax_decoder(lm.model, lm.params, ids, tokens, vocab),
+        ("Transformers", dtype): transformers_decoder(folder, dtype)(ids, tokens),
+    }
 
 
 def measured(calls: dict, rows: int, args: argparse.Namespace) -> list[dict]:

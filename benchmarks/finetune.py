@@ -6,8 +6,8 @@
 
 Both train on about 32 examples per step for the same number of epochs, with AdamW and the same
 learning rate, dropout and warmup, in turns. Samples per second count training only, compilation
-included. With --target the column is a number (regression, Pearson correlation), else a label
-(accuracy); with --pair rows have two texts.
+included; steady ones leave out the first fifth of the steps. With --target the column is a number
+(regression, Pearson correlation), else a label (accuracy); with --pair rows have two texts.
 """
 
 import argparse
@@ -16,7 +16,16 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks.recipe import SPEED, add_arguments, take_turns, train_here, trainer_options
+from benchmarks.recipe import (
+    SPEED,
+    STEADY,
+    add_arguments,
+    steady,
+    step_times,
+    take_turns,
+    train_here,
+    trainer_options,
+)
 from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables
 from llmjax.tasks.classification import ClassificationTask
@@ -86,17 +95,19 @@ def train_transformers(args: argparse.Namespace, folder: str) -> dict[str, float
         eval_dataset=rows(args.dev),  # type: ignore[arg-type]
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=measure,
+        callbacks=[ends := step_times(args.device)],
     )
     trained = trainer.train().metrics
     return {
         "metric": trainer.evaluate()["eval_metric"],
         SPEED: trained["train_samples_per_second"],
         "seconds": trained["train_runtime"],
+        STEADY: steady(len(trainer.train_dataset) * args.epochs, ends.times),
     }
 
 
-def main(arguments: list[str]) -> None:
-    """Runs one side, or both in turns."""
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments of both sides."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", required=True)
     parser.add_argument("--dev", required=True)
@@ -106,7 +117,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--label", default="label")
     parser.add_argument("--target")
     add_arguments(parser, rows=8, length=LENGTH)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one side, or both in turns."""
+    args = make_parser().parse_args(arguments)
     if args.side is None:
         take_turns("benchmarks.finetune", arguments, args.seeds)
         return

@@ -5,6 +5,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from llmjax.tasks.config import TaskConfig
 
 SIDES = ("llmjax", "Transformers")
 SPEED = "samples_per_second"
+STEADY = "steady_samples_per_second"
+"""Without compilation: from the end of the first fifth of the steps."""
 DECAY, WARMUP, DROPOUT = 0.01, 50, 0.1
 
 
@@ -33,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser, rows: int, length: int) -> No
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
     parser.add_argument("--rows", type=int, default=rows, help=f"packed rows of {length} per step")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--warmup", type=int, default=WARMUP, help="steps")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="of Transformers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -59,7 +64,7 @@ def train_here(
                 beta2=0.999,
                 weight_decay=DECAY,
                 decay_embeddings=True,
-                schedule=ScheduleConfig("linear", WARMUP, final_fraction=0.0),
+                schedule=ScheduleConfig("linear", args.warmup, final_fraction=0.0),
             ),
             checkpoint=CheckpointConfig(every=0, every_minutes=None),
             evaluation=EvaluationConfig(every=0),
@@ -69,10 +74,38 @@ def train_here(
     path = Path(run)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     began = json.loads((path / "environment.json").read_text())["sessions"][0]["started"]
-    trained, evaluated = ([x for x in lines if x["kind"] == kind][-1] for kind in ("train", "eval"))
-    seconds = trained["time"] - began
+    evaluated = [line for line in lines if line["kind"] == "eval"][-1]
+    times = [line["time"] for line in lines if line["kind"] == "train"]
+    seconds = times[-1] - began
     examples = len(read_tables(task.train)) * args.epochs
-    return evaluated, {SPEED: examples / seconds, "seconds": seconds}
+    speed = {SPEED: examples / seconds, "seconds": seconds, STEADY: steady(examples, times)}
+    return evaluated, speed
+
+
+def steady(examples: float, times: Sequence[float]) -> float:
+    """Examples per second after the first fifth of the steps; `times`: when each ended."""
+    first = len(times) // 5
+    return examples * (1 - (first + 1) / len(times)) / (times[-1] - times[first])
+
+
+def step_times(torch_device: str) -> Any:
+    """A callback of Transformers' Trainer, whose `times` say when each step ended."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Times(TrainerCallback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if torch_device == "gpu" and state.global_step in (state.max_steps, first(state)):
+                torch.cuda.synchronize()
+            self.times.append(time.time())
+
+    def first(state: Any) -> int:
+        return 1 + state.max_steps // 5
+
+    return Times()
 
 
 def trainer_options(args: argparse.Namespace, examples: int, folder: str) -> Any:
@@ -89,12 +122,12 @@ def trainer_options(args: argparse.Namespace, examples: int, folder: str) -> Any
         per_device_eval_batch_size=2 * examples,
         learning_rate=args.rate,
         weight_decay=DECAY,
-        warmup_steps=WARMUP,
+        warmup_steps=args.warmup,
         lr_scheduler_type="linear",
         bf16=args.dtype == "bfloat16",
         save_strategy="no",
         report_to=[],
-        use_cpu=True,
+        use_cpu=args.device == "cpu",
         disable_tqdm=True,
     )
 
@@ -126,7 +159,7 @@ def take_turns(module: str, arguments: Sequence[str], seeds: int) -> None:
 
 
 def _spread(name: str, values: list[float]) -> str:
-    if name in (SPEED, "seconds"):
+    if name in (SPEED, STEADY, "seconds"):
         return f"{name} {statistics.median(values):.1f} (median)"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{name} {statistics.mean(values):.4f} +- {deviation:.4f}"

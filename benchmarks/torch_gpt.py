@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.torch_training import TorchTraining
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -73,20 +75,16 @@ def make_step(shape: Shape, *, bfloat16: bool, compiled: bool) -> Callable[[], f
     """Returns a training step on fixed random tokens, with clipping and fused AdamW."""
     torch.manual_seed(0)
     model = GPT(shape)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
-    forward = torch.compile(model) if compiled else model
-    rows = torch.randint(0, shape.vocab, (shape.batch, shape.length + 1))
-    inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    compiled_model = torch.compile(model) if compiled else model
+
+    def forward(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            return compiled_model(inputs, targets)
+
+    training = TorchTraining(model, forward, shape.batch, shape.length, shape.vocab, "cpu")
 
     def step() -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            loss = forward(inputs, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        training.step()
+        return training.wait()
 
     return step

@@ -19,21 +19,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 
+from benchmarks.jax_training import JaxTraining, token_rows
 from benchmarks.torch_gpt import Shape, make_step
-from llmjax.losses.token_loss import token_loss
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.optimizer import make_optimizer
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.parallel.mesh import MeshConfig, make_mesh, place
-from llmjax.state import make_state
-from llmjax.step import make_train_step
+from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.training.processes import keep_freed_memory
 
 
@@ -55,33 +49,12 @@ def config_of(shape: Shape) -> ModelConfig:
 def llmjax_step(shape: Shape, dtype: str) -> Callable[[], float]:
     """Returns a training step on fixed random tokens, as packed rows; it returns the loss."""
     compute = ComputeConfig(dtype="bfloat16" if dtype == "bfloat16" else "float32")
-    model = Model(config_of(shape), compute)
-    mesh = make_mesh(MeshConfig())
-    schedule = ScheduleConfig(shape="constant", warmup_steps=0)
-    optimizer = make_optimizer(AdamWConfig(schedule=schedule), 1000, model.logical_axes())
-    state = make_state(model, optimizer, 0, mesh)
-    rows = np.random.default_rng(0).integers(0, shape.vocab, (shape.batch, shape.length + 1))
-    positions = np.broadcast_to(np.arange(shape.length), (shape.batch, shape.length))
-    arrays = {
-        "inputs": rows[:, :-1].astype(np.int32),
-        "targets": rows[:, 1:].astype(np.int32),
-        "weights": np.ones(positions.shape, np.float32),
-        "segments": np.ones(positions.shape, np.int32),
-        "positions": positions.astype(np.int32),
-    }
-    batch = {name: place(array, mesh, "batch", "length") for name, array in arrays.items()}
-
-    def loss(params: dict, batch: dict, key: jax.Array | None) -> object:
-        return token_loss(model, params, batch)
-
-    train_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
+    batch = token_rows(shape.batch, shape.length, shape.vocab)
+    training = JaxTraining(Model(config_of(shape), compute), batch, make_mesh(MeshConfig()))
 
     def step() -> float:
-        nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = train_step(state, batch)
-        jax.block_until_ready(state)
-        return float(metrics.objective)
+        training.step()
+        return training.wait()
 
     return step
 

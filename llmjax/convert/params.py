@@ -12,20 +12,13 @@ from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.model.trees import flatten, unflatten
+from llmjax.parallel.devices import host_device
 from llmjax.run.folder import Run
 from llmjax.run.parameters import read_parameters, resolve_step, stored_parameters
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
 """Key of the task heads' parameters, beside the model's."""
-
-
-def host_device() -> jax.Device:
-    """The CPU device if JAX has one: a model being converted need not fit on a GPU."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # excluded by JAX_PLATFORMS
-        return jax.local_devices()[0]
 
 
 def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:

@@ -14,7 +14,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import qwix
 
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -133,6 +132,8 @@ def quantize(weight: jax.Array, axes: Axes, inner: tuple[int, ...], weights: Wei
         axes = tuple(None if name == "embed" else name for name in axes)
         group = group if is_gathered else 0
     if weights == "int8" or "vocab" in axes or is_output or group < GROUP:
+        import qwix  # here, since training and unquantized decoding do without
+
         channels = set(range(weight.ndim)) - {weight.ndim + i for i in inner}
         array = qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=channels)
         return Quantized(array.qvalue, array.scale, axis)

@@ -30,6 +30,14 @@ def devices() -> list[jax.Device]:
         raise _missing(error) from error
 
 
+def host_device() -> jax.Device:
+    """The CPU device if JAX has one: a model being converted need not fit on a GPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # excluded by JAX_PLATFORMS
+        return jax.local_devices()[0]
+
+
 def platform_mistake(error: BaseException) -> UserError | None:
     """Returns the mistake if JAX failed because of its platform, else None."""
     if not isinstance(error, RuntimeError | AssertionError):

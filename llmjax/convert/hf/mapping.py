@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from llmjax.convert.hf.names import LAYER, NameRow, NameTable, Sizes, axis_sizes
-from llmjax.convert.params import host_device
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -26,6 +25,7 @@ from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.params import Params
 from llmjax.model.trees import flatten, unflatten
+from llmjax.parallel.devices import host_device
 from llmjax.parallel.mesh import use_mesh
 
 

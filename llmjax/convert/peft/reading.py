@@ -21,7 +21,7 @@ from llmjax.convert.hf.config import read_object
 from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.safetensors import TensorFiles, read_header
 from llmjax.convert.importing import write_run
-from llmjax.convert.params import HEADS, host_device, stored_params
+from llmjax.convert.params import HEADS, stored_params
 from llmjax.convert.peft.adapters import (
     PREFIX,
     WEIGHTS,
@@ -41,6 +41,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.model import Model
 from llmjax.model.trees import flatten, unflatten
+from llmjax.parallel.devices import host_device
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin
 from llmjax.storage.stores.path import Location, location
