@@ -4,15 +4,14 @@ Command: python -m benchmarks.collectives CONFIG --topology v5p:4x4x4 [--slices 
          e.g. llama_8b --topology v5e:4x4 --slices 2 --mesh.data 2 --model.num-decoder-layers 2
 Compiles the step of a causal config for the topology with the compiler of TPUs (pip install
 'llmjax[tpu]'), and prints the peak memory of a device and the collectives by kind and mesh axis:
-how often a device runs them in a step and the GB that it sends, those of loops as often as they
-run. Then JSON.
+how often a device runs them in a step, the GB that it sends, and whether other work runs beside
+them. Then JSON.
 """
 
 import argparse
 import json
 import os
 import time
-from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the attached devices; the topology has its own
@@ -20,23 +19,11 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine th
 
 from jax.experimental import topologies
 
-from llmjax.parallel.collectives import Collective, collectives
+from llmjax.parallel.collectives import collectives, summed
 from llmjax.parallel.mesh import make_mesh
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.planning.program import lowered_step
-
-
-def table(found: list[Collective]) -> list[dict]:
-    """Sums by kind, mesh axes and slices, the largest first."""
-    sums: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0])
-    for each in found:
-        total = sums[each.kind, " x ".join(each.axes), each.devices, each.slices]
-        total[0] += each.times
-        total[1] += each.wire_bytes / 1e9
-    names = ("kind", "axes", "devices", "slices", "times", "wire_gb")
-    rows = [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
-    return sorted(rows, key=lambda row: -row["wire_gb"])
 
 
 def main() -> dict:
@@ -63,14 +50,15 @@ def main() -> dict:
     if options.hlo:
         options.hlo.write_text(text)
     peak = (memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes) / 2**30
-    rows = table(collectives(text, mesh))
+    rows = summed(collectives(text, mesh))
     sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     print(f"{options.slices} x {options.topology}: {sizes}")
     print(f"peak {peak:.2f} GiB a device, compiled in {seconds:.0f} s")
     for row in rows:
         print(
             f"{row['kind']:20}{row['axes']:36}{row['devices']:5} devices{row['slices']:3} slices"
-            f"{row['times']:6} times{row['wire_gb']:10.3f} GB"
+            f"{row['times']:6} times{row['wire_bytes'] / 1e9:10.3f} GB"
+            f"{' beside other work' if row['hidden'] else ''}"
         )
     result = {"mesh": dict(mesh.shape), "peak_gib": peak, "seconds": seconds, "collectives": rows}
     print(json.dumps(result))

@@ -11,7 +11,6 @@ device: tokens/s are predicted, for attention at 0.4 to 0.6 of the peak.
 import argparse
 import json
 import os
-import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -28,10 +27,15 @@ from llmjax.model.checks import resolve
 from llmjax.parallel.chips import CHIPS, Chip
 from llmjax.parallel.collectives import Collective, collectives
 from llmjax.parallel.compilation import compiler_options
-from llmjax.parallel.cycles import estimated_cycles, splash_products
+from llmjax.parallel.cycles import estimated_cycles, splash_products, splash_runs
 from llmjax.parallel.hlo import Program
 from llmjax.parallel.mesh import axis_sizes, make_mesh
-from llmjax.parallel.roofline import attention_flops, attention_seconds, cycle_seconds
+from llmjax.parallel.roofline import (
+    attention_flops,
+    attention_seconds,
+    compiled_bandwidth,
+    cycle_seconds,
+)
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
@@ -68,18 +72,6 @@ STEPS = {
 EFFICIENCY = (0.4, 0.6)
 """Of attention kernels, by their peak: the range of the prediction."""
 
-_KERNEL = re.compile(r"splash_\w*_(fwd|dq|dkv)")
-
-
-def kernel_calls(program: Program) -> dict[str, int]:
-    """How often attention kernels run: forward ("fwd") and backward ("dkv", and "dq" unfused)."""
-    calls = Counter[str]()
-    for each in program.executed():
-        found = _KERNEL.match(each.instruction.name)
-        if found and each.instruction.opcode == "custom-call":
-            calls[found[1]] += each.times
-    return dict(calls)
-
 
 def predicted(
     program: Program, found: list[Collective], config: Config, mesh: jax.sharding.Mesh, chip: Chip
@@ -87,8 +79,7 @@ def predicted(
     """Tokens per second of a device, for each efficiency of attention.
 
     Time is that of the estimated cycles, of attention's products over half of the pairs of tokens,
-    and of the bytes of collectives that nothing runs beside. A ring of one mesh axis uses one axis
-    of the torus; an all-reduce, and any collective of a three-dimensional torus, uses all.
+    and of the bytes of collectives that nothing runs beside.
     """
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
     rows = config.data.batch_size / (sizes["data"] * sizes["fsdp"])
@@ -99,8 +90,7 @@ def predicted(
     seconds = cycle_seconds(chip, estimated_cycles(program))
     for each in found:
         if not each.is_async:
-            flat = chip.dimensions == 2 and each.kind != "all-reduce"
-            seconds += each.wire_bytes / (chip.link * (1 if flat else chip.dimensions))
+            seconds += each.wire_bytes / compiled_bandwidth(chip, each.kind)
     tokens = config.data.batch_size * config.data.length / mesh.size
     return [tokens / (seconds + attention_seconds(chip, flops, share)) for share in EFFICIENCY]
 
@@ -146,7 +136,7 @@ def compile_step(
         "wire_gb": wire,
         "exposed_gb": sum(each.wire_bytes / 1e9 for each in found if not each.is_async),
         "cycles": estimated_cycles(program),
-        "kernels": kernel_calls(program),
+        "kernels": splash_runs(program),
         "tokens_per_second": predicted(program, found, config, mesh, chip),
         "compile_seconds": seconds,
         "versions": {"jax": jax.__version__, "libtpu": version("libtpu")},

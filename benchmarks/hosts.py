@@ -12,7 +12,6 @@ one host that reads the cache, with as many shards.
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -26,7 +25,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from benchmarks.token_store import serve
+from benchmarks.bucket import bucket
 from llmjax.data.config import DataConfig
 from llmjax.data.datatrove.executors import LocalExecutor
 from llmjax.data.loader import CorpusFeed, Loader
@@ -109,22 +108,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
     options = parser.parse_args()
     steps = sorted(random.Random(options.seed).sample(range(FARTHEST), options.steps))
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    latency, requests = context.Value("d", 0.0), context.Value("q", 0)
-    server = context.Process(target=serve, args=(latency, requests, there), daemon=True)
-    server.start()
-    address, port = here.recv()
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    import s3fs
-
-    s3fs.S3FileSystem().mkdir("bucket")
-    with tempfile.TemporaryDirectory() as name:
+    with bucket(), tempfile.TemporaryDirectory() as name:
         root = Path(name)
         os.environ["LLMJAX_CACHE"] = str(root / "cache")
         write_text(root)
@@ -136,7 +120,6 @@ def main() -> int:
         rows = [
             {"hosts": hosts, **row} for hosts in options.hosts for row in launch(root, hosts, steps)
         ]
-    server.kill()
     expected: dict[int, list[str]] = {}
     differing = 0
     for row in rows:

@@ -76,20 +76,14 @@ def take_steps(name: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from llmjax.model.checks import resolve
-    from llmjax.model.model import Model
-    from llmjax.optimizers.optimizer import make_optimizer
-    from llmjax.optimizers.spikes import skip_spikes
     from llmjax.parallel.mesh import make_mesh
-    from llmjax.run.planning.program import lowered_step
+    from llmjax.run.planning.program import lowered_step, model_and_optimizer
     from llmjax.state import make_state
 
     config = config_of(name)
     mesh = make_mesh(config.mesh)
     step = lowered_step(config, mesh, config.model.vocab_size).compile()
-    model = Model(resolve(config.model, config.model.vocab_size), config.compute)
-    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
-    optimizer = skip_spikes(optimizer, config.spikes)
+    model, optimizer = model_and_optimizer(config, config.model.vocab_size)
     make_state(model, optimizer, 0, mesh)  # compiles, and is freed again
     batch_shapes = step.in_avals[0][1]
     before = resident("VmRSS")

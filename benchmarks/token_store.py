@@ -7,20 +7,17 @@ each request after the latency. Nothing is kept between batches. Prints a table,
 
 import argparse
 import json
-import logging
-import multiprocessing
 import os
 import random
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bucket import Bucket, bucket
 from llmjax.data.config import DataConfig
 from llmjax.data.loader import CorpusFeed, Loader
 from llmjax.data.text.corpus import Corpus, prepare
@@ -31,27 +28,6 @@ from llmjax.data.tokenizers.config import BytesConfig
 SHAPES = ((16, 4096), (128, 2048))
 """Rows of a host and tokens of a row: 8 chips with 8 billion parameters, 8 with one."""
 SHARDS = 8
-
-
-def serve(latency: Any, requests: Any, ready: Connection) -> None:
-    """Runs the server until the process is ended. `latency` is in seconds."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
-    from moto.server import ThreadedMotoServer
-
-    call = DomainDispatcherApplication.__call__
-
-    def delayed(self: Any, environ: Any, start_response: Any) -> Any:
-        with requests.get_lock():
-            requests.value += 1
-        time.sleep(latency.value)
-        return call(self, environ, start_response)
-
-    DomainDispatcherApplication.__call__ = delayed
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    ready.send(server.get_host_and_port())
-    time.sleep(1e9)
 
 
 def write_text(path: Path, megabytes: int) -> None:
@@ -80,7 +56,7 @@ def measure(corpus: Corpus, config: DataConfig, seconds: float, requests: Any) -
     return {"tokens_per_second": tokens / (now - began), "requests_per_step": asked / steps}
 
 
-def table(config: DataConfig, options: argparse.Namespace, shared: Sequence[Any]) -> list[Any]:
+def table(config: DataConfig, options: argparse.Namespace, shared: Bucket) -> list[Any]:
     """Measures every row, and prints it."""
     latency, requests = shared
     remote = prepare(config, BytesConfig())[1]
@@ -117,22 +93,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="per row of the table")
     parser.add_argument("--megabytes", type=int, default=64, help="of text")
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    shared = context.Value("d", 0.0), context.Value("q", 0)
-    here, there = context.Pipe()
-    server = context.Process(target=serve, args=(*shared, there), daemon=True)
-    server.start()
-    host, port = here.recv()
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    import s3fs
-
-    s3fs.S3FileSystem().mkdir("bucket")
-    with tempfile.TemporaryDirectory() as name:
+    with bucket() as shared, tempfile.TemporaryDirectory() as name:
         text = Path(name, "text.txt")
         write_text(text, options.megabytes)
         config = DataConfig(
@@ -145,7 +106,6 @@ def main() -> None:
         os.environ["LLMJAX_CACHE"] = name
         build_store(config, BytesConfig())
         rows = table(config, options, shared)
-    server.kill()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     line = {
         "benchmark": "token_store",

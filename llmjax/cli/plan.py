@@ -37,7 +37,7 @@ class PlanOptions(Config):
     tokens: float | None = None
     """Tokens to train on, for time and cost. none: those of the run."""
     price: float | None = None
-    """Of a chip-hour, in any currency."""
+    """Price per chip-hour, in any currency."""
 
     @property
     def config(self) -> Config:
@@ -115,16 +115,17 @@ def _finish(options: PlanOptions, flags: frozenset[str]) -> PlanOptions:
 
 PLAN = Command(
     about="Plans the training of CONFIG (as for `llmjax train`) before there is a device: memory "
-    "by kind, predicted time of a step, tokens per second, MFU, days and cost. Analytic unless "
-    "--compile is given, which asks the compiler of the devices; both need no device.",
+    "by kind, predicted time per step, tokens per second, MFU, days and cost. The plan is "
+    "analytic unless --compile is given, which asks the compiler of the devices. Neither needs "
+    "a device.",
     positionals=("CONFIG",),
     usage="[--topology CHIP:SIZES] [--tokens N] [--price X] [--search] [--field value ...]",
     options=PlanOptions,
     run=run,
     flags={
         "search": "Try meshes, remat policies and microbatches, and rank those that fit.",
-        "compile": "Ask the compiler of the devices (llmjax[plan-tpu], llmjax[plan-gpu]; CPU: "
-        f"nothing). With --search, of the best {COMPILED}.",
+        "compile": "Ask the compiler of the devices, which llmjax[plan-tpu] or llmjax[plan-gpu] "
+        f"installs; CPUs need neither. With --search, for the best {COMPILED}.",
     },
     notes=HELP,
     shown=(

@@ -112,7 +112,7 @@ TRAIN = Command(
     f"llmjax.Config; or the name of a preset: {', '.join(presets())}; or a run folder, trained or "
     "imported. Every field can be set here by its dotted name; `llmjax train CONFIG --help all` "
     "lists them with CONFIG's values. Ctrl-C and SIGTERM finish the step, save, and exit with 75; "
-    "the same command then resumes. A second one stops without saving (130).",
+    "the same command then resumes. A second signal stops without saving (exit code 130).",
     positionals=("CONFIG",),
     usage="[--field value ...]",
     options=Config,

@@ -23,7 +23,7 @@ class DataConfig:
     """Sources and batching. A batch is a function of (corpus, config, seed, step) alone."""
 
     sources: tuple[AnySource, ...] = field(default_factory=lambda: (EmbeddedSource(),))
-    """Mixed row by row in proportion to their weights."""
+    """What text is read: mixed row by row in proportion to the weights."""
     batch_size: int = 16
     """Rows per global batch, over all devices of all processes."""
     length: int = 256
@@ -66,6 +66,11 @@ class DataConfig:
         """The stages with all their values, of which the first begins at step 0."""
         weights = [source.weight for source in self.sources]
         return resolve_stages(self.stages, weights, self.length, self.batch_size)
+
+    @property
+    def largest_stage(self) -> Stage:
+        """The stage with the most tokens in a batch; the first of several."""
+        return max(self.all_stages(), key=lambda stage: stage.batch_size * stage.length)
 
     @property
     def is_sharded(self) -> bool:

@@ -16,11 +16,12 @@ from llmjax.data.objectives.config import Objective
 from llmjax.data.objectives.windows import Windows, read_windows
 from llmjax.data.order import RowOrder, steps_until_exhausted
 from llmjax.data.text.corpus import Corpus
+from llmjax.data.text.sharded import TokenStream
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import named_sharding
 
 SOURCES_AT_ONCE = 16
-"""Sources of a batch that are read at the same time."""
+"""Sources of a batch that are read at the same time, where they are in a bucket."""
 
 
 def batch_at(
@@ -55,12 +56,17 @@ def read_rows(
     sizes = np.array([span.size for span in spans], np.int64)
     chosen = [np.flatnonzero(sources == source) for source in np.unique(sources)]
 
-    def read(selected: np.ndarray) -> Windows:
-        store = corpus.train[sources[selected[0]]]
-        return read_windows(store, starts[selected], sizes[selected], length)
+    def stream(selected: np.ndarray) -> TokenStream:
+        return corpus.train[sources[selected[0]]]
 
+    def read(selected: np.ndarray) -> Windows:
+        return read_windows(stream(selected), starts[selected], sizes[selected], length)
+
+    each: Iterator[Windows] = map(read, chosen)
+    if len(chosen) > 1 and any(stream(selected).is_remote for selected in chosen):
+        each = _at_once(read, chosen)
     batch: Arrays = {}
-    for selected, windows in zip(chosen, _at_once(read, chosen), strict=True):
+    for selected, windows in zip(chosen, each, strict=True):
         keys = [order.key(numbers[row]) for row in selected]
         for name, values in objective.batch(windows, keys).items():
             if name not in batch:
@@ -71,12 +77,10 @@ def read_rows(
 
 def _at_once(
     read: Callable[[np.ndarray], Windows], chosen: Sequence[np.ndarray]
-) -> Sequence[Windows]:
-    """The rows of each source. Those of a bucket wait for each other's answers otherwise."""
-    if len(chosen) == 1:
-        return [read(chosen[0])]
+) -> Iterator[Windows]:
+    """The rows of each source, which would wait for each other's answers otherwise."""
     with ThreadPoolExecutor(min(len(chosen), SOURCES_AT_ONCE)) as pool:
-        return list(pool.map(read, chosen))
+        yield from pool.map(read, chosen)
 
 
 class Feed(Protocol):

@@ -240,7 +240,12 @@ def load(run: str | PathLike[str], options: LoadOptions) -> LanguageModel:
     config = replace(folder.config(), run_dir=str(run))
     tokenizer = load_tokenizer(folder.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
-    compute = replace(config.compute, dtype=dtype or config.compute.dtype)
+    # Quantized products are for training: what is loaded computes with its weights as stored.
+    compute = replace(
+        config.compute,
+        dtype=dtype or config.compute.dtype,
+        quantization="none",
+    )
     network = run_network(folder, replace(config, compute=compute), tokenizer, shape)
     all_devices()  # before anything else initializes the backend
     mesh = mesh_of(options.mesh)

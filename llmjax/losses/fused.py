@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from llmjax.losses.scores import LogitConfig, Scores, objective, score, score_again, slope
 from llmjax.model.products import dot, reduced, weight_gradient
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 CHUNK_BYTES = 2**26
@@ -167,7 +167,7 @@ def _sums_of(scores: Scores, weights: jax.Array, logits: LogitConfig) -> jax.Arr
 
 def _sums(inputs: LossInputs, weights: jax.Array, logits: LogitConfig) -> tuple[jax.Array]:
     hidden, rows, bias, targets = inputs
-    rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
+    rows = exchanges.all_gather(rows.astype(logits.precision.dtype), None, "embed")
 
     def add(sums: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
         hidden, targets, weights = chunk
@@ -176,14 +176,14 @@ def _sums(inputs: LossInputs, weights: jax.Array, logits: LogitConfig) -> tuple[
 
     chunks = _chunks(len(rows), hidden, targets, weights)
     sums, _ = jax.lax.scan(add, jnp.zeros(4), chunks)
-    return (mesh.reduce_scatter(sums, TOKENS, (None,)),)
+    return (exchanges.reduce_scatter(sums, TOKENS, (None,)),)
 
 
 def _gradients(
     inputs: LossInputs, weights: jax.Array, logits: LogitConfig
 ) -> tuple[jax.Array, ...]:
     hidden, rows, bias, targets = inputs
-    rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
+    rows = exchanges.all_gather(rows.astype(logits.precision.dtype), None, "embed")
     in_blocks = logits.saves_memory and 4 * rows.size >= LARGE_GRADIENT and mesh.parts("embed") > 1
 
     def add(carry: tuple, chunk: tuple) -> tuple[tuple, tuple]:
@@ -208,23 +208,23 @@ def _gradients(
     width = hidden.shape[-1]
     dhidden = dhidden.reshape(-1, width)[: targets.size].reshape(hidden.shape)
     dhidden = dhidden.astype(reduced(logits.precision, "vocab"))
-    dhidden = mesh.reduce_scatter(dhidden, ("vocab",), ("batch", "residual", None))
+    dhidden = exchanges.reduce_scatter(dhidden, ("vocab",), ("batch", "residual", None))
     if in_blocks:
         drows, dbias = _gradients_in_blocks(inputs, rows, (chunks[0], chunks[2], *again), logits)
     else:
         drows = _scattered(drows, logits).astype(inputs.rows.dtype)
     return (
-        mesh.reduce_scatter(sums, TOKENS, (None,)),
+        exchanges.reduce_scatter(sums, TOKENS, (None,)),
         dhidden.astype(hidden.dtype),
         drows,
-        mesh.reduce_scatter(dbias, TOKENS, ("vocab",)),
+        exchanges.reduce_scatter(dbias, TOKENS, ("vocab",)),
     )
 
 
 def _scattered(drows: jax.Array, logits: LogitConfig) -> jax.Array:
     """The sum of the devices' gradients of rows, of which each device receives its columns."""
     drows = drows.astype(reduced(logits.precision, *TOKENS))
-    return mesh.reduce_scatter(drows, TOKENS, ROWS)
+    return exchanges.reduce_scatter(drows, TOKENS, ROWS)
 
 
 def _gradients_in_blocks(
@@ -265,7 +265,7 @@ def _gradients_in_blocks(
 
 def _nll(inputs: LossInputs, logits: LogitConfig) -> tuple[jax.Array, ...]:
     hidden, rows, bias, targets = inputs
-    rows = mesh.all_gather(rows.astype(logits.precision.dtype), None, "embed")
+    rows = exchanges.all_gather(rows.astype(logits.precision.dtype), None, "embed")
 
     def of_chunk(chunk: tuple) -> tuple[jax.Array, jax.Array]:
         scores = score(chunk[0], rows, bias, chunk[1], logits)

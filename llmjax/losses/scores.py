@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from llmjax.model.compute import Precision
 from llmjax.model.products import dot
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
 from llmjax.parallel import mesh
 
 
@@ -99,7 +100,7 @@ def _logits(
 ) -> jax.Array:
     z = dot(hidden, rows, ((1,), (1,)), None)
     z = z if bias is None else z + bias
-    return z if logits.softcap is None else logits.softcap * jnp.tanh(z / logits.softcap)
+    return soft_cap(z, logits.softcap)
 
 
 def objective(scores: Scores, logits: LogitConfig) -> jax.Array:
@@ -117,6 +118,4 @@ def slope(scores: Scores, weights: jax.Array, logits: LogitConfig) -> jax.Array:
     is_target = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
     slope = scores.exp_scores * gain[:, None] - jnp.where(is_target, 1.0 - logits.smoothing, 0.0)
     slope = (slope - logits.smoothing / logits.vocab) * weights[:, None]
-    if logits.softcap is not None:
-        slope = slope * (1.0 - jnp.square(scores.z / logits.softcap))
-    return slope
+    return soft_cap_gradient(slope, scores.z, logits.softcap)

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from llmjax.errors import UserError
 from llmjax.model.config import choice_problems
+from llmjax.parallel.chips import Chip, NarrowDtype
 from llmjax.parallel.compilation import option_problems
 
 AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "triton", "splash"]
@@ -40,6 +42,16 @@ class Precision(NamedTuple):
     """See `ComputeConfig.reduce_dtype`."""
 
 
+class Quantization(NamedTuple):
+    """Which products of a projection have operands of 8 bits, besides the forward one."""
+
+    dtype: NarrowDtype
+    inputs: bool = True
+    """Whether the gradient of the projection's input is one."""
+    weights: bool = True
+    """Whether that of its kernel is."""
+
+
 @dataclass(frozen=True)
 class ComputeConfig:
     """How a model is initialized, trained and run.
@@ -48,11 +60,22 @@ class ComputeConfig:
     """
 
     dtype: Dtype = "float32"
-    """Of activations and operands of products; sums, norms, softmax and loss are float32."""
+    """Dtype of activations and operands of products; sums, norms, softmax and loss are float32."""
     reduce_dtype: ReduceDtype = "auto"
-    """In which gradients of weights, and the results of tensor-parallel products, are summed over
-    devices; each device's own sums are float32. auto: bfloat16 where dtype is and the devices are
-    accelerators, which halves the bytes that they exchange; else float32."""
+    """Dtype in which gradients of weights, and the results of tensor-parallel products, are summed
+    over devices; each device's own sums are float32. auto: bfloat16 where dtype is bfloat16 and the
+    devices are accelerators, which halves the bytes that they exchange; else float32."""
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    """Quantized training: operands of the layers' projections are quantized for each product, on
+    the fly, to int8 (TPU v5e, v5p, v6e; A100, H100) or fp8 (e4m3; H100, B200, TPU v7x). Weights
+    are stored as they are; embedding, LM head, norms, attention scores and adapters stay in
+    dtype."""
+    quantized_params: tuple[str, ...] = ()
+    """Which projections, by the names of their kernels: globs such as decoder.* or *.mlp.down.*;
+    those of a stack alike. Empty: all projections of the layers."""
+    quantized_gradients: Literal["all", "inputs", "weights", "none"] = "all"
+    """Which products of the backward pass are quantized too: those for gradients of inputs, of
+    weights, both or neither; the others are in dtype, of operands that were not quantized."""
     attention: AttentionBackend = "auto"
     """auto: cuDNN flash on NVIDIA GPUs, and triton (our kernels) there for packed rows, soft-caps
     and windows both ways; splash on TPUs; else blocked (unrolled on CPUs) for long rows and the
@@ -60,21 +83,21 @@ class ComputeConfig:
     context_parallel: ContextParallel = "auto"
     """How attention sees the keys of other devices where the mesh splits rows along their length
     (mesh.sequence). gather: all keys and values are gathered; ring: they pass from device to
-    device; all_to_all: devices exchange lengths for heads. auto: all_to_all where heads divide and
-    it sends no more than a ring, else ring."""
+    device; all_to_all: devices trade their parts of the length for parts of the heads. auto:
+    all_to_all where the heads divide and it sends no more than a ring, else ring."""
     remat: str = "none"
     """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
     results of weight products (dots); everything (full). These keep the output of fused attention.
-    Or names of what is kept, such as query,key,attention: of input (of a layer, always kept),
-    query, key, value, attention, out, gate, up, down."""
+    Or the names of what is kept, separated by commas, such as query,key,attention. Names are query,
+    key, value, attention, out, gate, up, down, and input (of a layer, which is always kept)."""
     offload: tuple[str, ...] = ()
-    """Names, as in remat but attention, of what waits in the host's memory for the backward pass,
-    and not in that of the device; for GPUs and TPUs, with a remat other than none and attention."""
+    """Names, as in remat except attention, of what waits for the backward pass in the host's memory
+    instead of the device's; for GPUs and TPUs, with a remat other than none and attention."""
     dropout: float = 0.0
     """Fraction of embeddings, attention and MLP outputs that is dropped in training."""
     xla_options: tuple[str, ...] = ()
-    """Options of the compiler of the train step, each NAME=VALUE, added to those that the platform
-    gets (llmjax/parallel/compilation.py), or instead of them."""
+    """Compiler options of the train step, each NAME=VALUE, which add to the platform's defaults
+    (llmjax/parallel/compilation.py) or replace them."""
     init_std: float = 0.02
     """Standard deviation of initial weights, divided by sqrt(2 x layers) for projections into the
     residual stream (GPT-2)."""
@@ -85,9 +108,53 @@ class ComputeConfig:
         return Precision(self.dtype, self.reduce_dtype)
 
     @property
+    def quantized(self) -> Quantization | None:
+        """How the chosen projections are quantized; None: not at all."""
+        if self.quantization == "none":
+            return None
+        narrow = self.quantized_gradients
+        return Quantization(
+            self.quantization, narrow in ("all", "inputs"), narrow in ("all", "weights")
+        )
+
+    @property
+    def kept_names(self) -> tuple[str, ...] | None:
+        """Checkpoint names of what is kept of a layer besides its input, where the backward pass
+        recomputes layers; None where it does not."""
+        if self.remat in ("none", "attention"):
+            return None
+        return KEPT_NAMES.get(self.remat) or tuple(self.remat.split(","))
+
+    @property
+    def recomputes_layers(self) -> bool:
+        """Whether the backward pass recomputes layers from their inputs and what is kept."""
+        return self.kept_names is not None
+
+    @property
     def saves_memory(self) -> bool:
         """Whether most of a layer is recomputed to save memory."""
         return self.remat not in ("none", "attention", "dots")
+
+
+def check_quantization(config: ComputeConfig, chip: Chip | None) -> None:
+    """Checks that a chip has the products that a config's quantization is for.
+
+    Args:
+      config: of a run.
+      chip: None: not known, or a CPU, which computes all of them, but not faster.
+
+    Raises:
+      UserError: it has none, or none that are faster.
+    """
+    if config.quantized is None or chip is None:
+        return
+    asked = config.quantized.dtype
+    if chip.narrow_flops(asked) is None:
+        faster = [name for name in ("int8", "fp8") if chip.narrow_flops(name) is not None]
+        reason = f"{chip.name} has no {asked} products that are faster than bfloat16"
+        raise UserError(
+            f"compute.quantization {asked}", reason, f"choose {' or '.join([*faster, 'none'])}"
+        )
 
 
 def compute_problems(config: ComputeConfig) -> Iterator[str]:
@@ -95,6 +162,8 @@ def compute_problems(config: ComputeConfig) -> Iterator[str]:
     yield from choice_problems(config)
     yield from _remat_problems(config)
     yield from (f"xla_options: {problem}" for problem in option_problems(config.xla_options))
+    if config.quantized_params and config.quantization == "none":
+        yield "quantized_params has no meaning with quantization none"
     if not 0 <= config.dropout < 1:
         yield f"dropout must be at least 0 and below 1, not {config.dropout}"
     if not 0 < config.init_std < float("inf"):
@@ -113,5 +182,5 @@ def _remat_problems(config: ComputeConfig) -> Iterator[str]:
     for name in config.offload:
         if name not in movable:
             yield f"offload: {name!r} is not one of {', '.join(movable)}"
-    if config.offload and config.remat in ("none", "attention"):
+    if config.offload and not config.recomputes_layers:
         yield f"offload: remat {config.remat} keeps all of a layer; choose full, dots or names"

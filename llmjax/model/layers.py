@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model import products
-from llmjax.model.compute import ContextMethod, Precision
+from llmjax.model import products, quantized_products
+from llmjax.model.compute import ContextMethod, Precision, Quantization
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.quantized import Quantized, Weight
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 Aux = dict[str, tuple[jax.Array, jax.Array]]
@@ -109,6 +109,7 @@ class Dense(nnx.Module):
         self.name = name
         self.kernel = normal(rngs, shape, axes, std, tuple(range(-len(shape), -outer)))
         self.axes, self.precision, self.lora = axes, precision, lora
+        self.quantization: Quantization | None = None
         # One bias per output, split like the output: never over "embed".
         outer_axes = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
         if bias:
@@ -125,11 +126,21 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array, out: Axes) -> jax.Array:
         """[B, L, *inner] -> [B, L, *outer] with logical axes `out`, in the compute dtype."""
         bias = self.bias[...] if self.has_bias else None
-        kernel = self.kernel.get_value()
-        y = products.dense(x, kernel, bias, axes=self.axes, out=out, precision=self.precision)
+        y = self._multiplied(x, self.kernel.get_value(), bias, out)
         if self.lora is not None:
             y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
         return y if self.name is None else checkpoint_name(y, self.name)
+
+    def _multiplied(
+        self, x: jax.Array, kernel: Weight, bias: jax.Array | None, out: Axes
+    ) -> jax.Array:
+        """x kernel + bias, of quantized operands where the config says so."""
+        axes, precision, quantization = self.axes, self.precision, self.quantization
+        if quantization is None or isinstance(kernel, Quantized):
+            return products.dense(x, kernel, bias, axes=axes, out=out, precision=precision)
+        return quantized_products.dense(
+            x, kernel, bias, axes=axes, out=out, precision=precision, quantization=quantization
+        )
 
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
         """x A B; the intermediate result is split over rows only."""
@@ -267,7 +278,7 @@ def _look_up_backward(
         sums = jnp.zeros((size, width), jnp.float32).at[row].add(dx, mode="drop")
         over = ("batch", sharding.length)
         sums = sums.astype(products.reduced(precision, *over))
-        return (mesh.reduce_scatter(sums, over, axes).astype(rows.dtype),)
+        return (exchanges.reduce_scatter(sums, over, axes).astype(rows.dtype),)
 
     dx_axes = sharding.gathered()
     return mesh.per_device(local, (dx_axes[:2], dx_axes), (axes,))(index, dx)[0], None

@@ -21,6 +21,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding, Aux, add_aux
 from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
 from llmjax.model.quantized import Weight, as_array
+from llmjax.model.softcap import soft_cap
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 
@@ -347,8 +348,7 @@ class Model:
             result="float32",
             transposed=True,
         )
-        cap = self.config.logit_softcap
-        return logits if cap is None else cap * jnp.tanh(logits / cap)
+        return soft_cap(logits, self.config.logit_softcap)
 
     def _check_encoder(self, has_input: bool) -> None:
         if has_input != self.config.is_encoder_decoder:

@@ -12,6 +12,7 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_loop import split_layers
 from llmjax.model.layer_types import is_group
+from llmjax.model.projections import quantize_products
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -29,6 +30,8 @@ class ParamSpec(NamedTuple):
     inner: tuple[int, ...] | None = None
     """Of a projection's kernel, and of a table of tokens: the dimensions that a product with it
     sums over, counted from the end."""
+    quantized: bool = False
+    """Whether products with it are quantized in training."""
 
 
 class ParamSpecs(NamedTuple):
@@ -50,7 +53,7 @@ class ParamSpecs(NamedTuple):
         if not mesh.has_mesh():
             return
         devices, problems = jax.sharding.get_abstract_mesh(), []
-        for path, shape, axes, _ in self.specs:
+        for path, shape, axes, *_ in self.specs:
             try:
                 mesh.check_divides(".".join(path), shape.shape, axes, devices)
             except UserError as error:
@@ -62,16 +65,21 @@ class ParamSpecs(NamedTuple):
 
 @cache
 def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
-    """Returns the parameter specs of a resolved config; they do not depend on the mesh."""
+    """Returns the parameter specs of a resolved config; they do not depend on the mesh.
+
+    Raises:
+      UserError: a pattern of `compute.quantized_params` matches no projection.
+    """
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
         module = nnx.eval_shape(lambda: Transformer(config, compute, rngs=nnx.Rngs(0)))
+    quantized = quantize_products(module, compute)
     graph, state = nnx.split(module, nnx.Param)
 
     def declare(path: tuple[str, ...], param: nnx.Param) -> ParamSpec:
         axes = param.get_metadata("axes")  # of one layer: a stack has one more dimension
         axes = ("layers",) * (param.ndim - len(axes)) + axes
         shape = jax.ShapeDtypeStruct(param.shape, param.dtype)
-        return ParamSpec(path, shape, axes, param.get_metadata().get("inner"))
+        return ParamSpec(path, shape, axes, param.get_metadata().get("inner"), path in quantized)
 
     flat = nnx.to_flat_state(state)
     return ParamSpecs(graph, tuple(declare(tuple(map(str, path)), leaf) for path, leaf in flat))

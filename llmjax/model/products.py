@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from llmjax.model.compute import Precision
 from llmjax.model.quantized import Quantized, Weight
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 
@@ -165,13 +165,34 @@ def _dense_backward(axes: Axes, out: Axes, how: Product, saved: tuple, dy: jax.A
     dbias = None if bias is None else dy.astype(jnp.float32).sum((0, 1)).astype(bias.dtype)
     dy = dy.astype(x.dtype)
     _, outer = how.dimensions(kernel, x.ndim - 2)
-    contract = (tuple(range(2, dy.ndim)), outer)
-    weight, precision = gather(kernel, axes, how.precision.dtype), how.precision
-    sums = reduced(precision, *(gathered(axes)[i] for i in outer))
-    dx = dot(dy, weight, contract, mesh.spec_of(x), sums).astype(x.dtype)
-    sums = reduced(precision, "batch", "length")
+    dx = input_gradient(dy, kernel, x, outer, axes, how.precision)
+    sums = reduced(how.precision, "batch", "length")
     left, right = (dy, x) if how.transposed else (x, dy)
     return dx, weight_gradient(left, right, 2, axes, sums).astype(kernel.dtype), dbias
+
+
+def input_gradient(
+    dy: jax.Array,
+    kernel: Weight,
+    x: jax.Array,
+    outer: tuple[int, ...],
+    axes: Axes,
+    precision: Precision,
+) -> jax.Array:
+    """The gradient of x, of its shape, dtype and sharding.
+
+    Args:
+      dy: [B, L, *outer].
+      kernel: stored.
+      x: [B, L, *inner].
+      outer: dimensions of the kernel that the result has.
+      axes: logical axes of the kernel as stored.
+      precision: dtypes of the operands and of sums over devices.
+    """
+    contract = (tuple(range(2, dy.ndim)), outer)
+    weight = gather(kernel, axes, precision.dtype)
+    sums = reduced(precision, *(gathered(axes)[i] for i in outer))
+    return dot(dy, weight, contract, mesh.spec_of(x), sums).astype(x.dtype)
 
 
 def weight_gradient(
@@ -200,7 +221,7 @@ def weight_gradient(
     def product(a: jax.Array, b: jax.Array, axes: Axes | None) -> jax.Array:
         if axes is None:
             return multiply(a, b, None)
-        return mesh.sum_over_rows(multiply, a, b, rows, axes)
+        return exchanges.sum_over_rows(multiply, a, b, rows, axes)
 
     if mesh.platform() != "cpu" or math.prod(x.shape[rows:]) <= math.prod(dy.shape[rows:]):
         return product(x, dy, axes)

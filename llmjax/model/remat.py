@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from llmjax.model.attention import cudnn as attention_cudnn
-from llmjax.model.compute import ATTENTION, KEPT_NAMES, ComputeConfig
+from llmjax.model.compute import ATTENTION, ComputeConfig
 from llmjax.parallel.host_memory import HOST
 
 Policy = Callable[..., Any]
@@ -35,7 +35,5 @@ def keeping(*kept: str, offloaded: tuple[str, ...] = ()) -> Policy:
 
 def layer_policy(compute: ComputeConfig) -> Policy | None:
     """The policy of a whole layer; None: all of it is kept."""
-    if compute.remat in ("none", "attention"):
-        return None
-    names = KEPT_NAMES.get(compute.remat) or tuple(compute.remat.split(","))
-    return keeping(*names, offloaded=compute.offload)
+    names = compute.kept_names
+    return None if names is None else keeping(*names, offloaded=compute.offload)

@@ -2,8 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -95,6 +97,20 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             kind, axes, devices, crossed, each.times, nbytes, is_async
         )
     return [each for each in found.values() if each.devices > 1]
+
+
+def summed(found: Iterable[Collective]) -> list[dict[str, Any]]:
+    """Sums `times` and `wire_bytes` of collectives of the same kind, axes, devices, slices, and
+    whether other work runs beside them ("hidden"): as plain data, the most bytes first."""
+    sums: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0])
+    for each in found:
+        axes = " x ".join(each.axes)
+        total = sums[each.kind, axes, each.devices, each.slices, each.is_async]
+        total[0] += each.times
+        total[1] += each.wire_bytes
+    names = ("kind", "axes", "devices", "slices", "hidden", "times", "wire_bytes")
+    rows = [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
+    return sorted(rows, key=lambda row: -row["wire_bytes"])
 
 
 def _between_slices(each: Executed, transfer: str, mesh: Mesh, slices: np.ndarray) -> Collective:

@@ -1,6 +1,7 @@
 """Cycles and attention kernels of a program that a TPU compiler made."""
 
 import re
+from collections import Counter
 
 from llmjax.parallel.hlo import Program
 
@@ -17,17 +18,23 @@ def estimated_cycles(program: Program) -> int:
     )
 
 
-def splash_products(program: Program) -> int:
-    """Products of the scores' size that the splash attention kernels of one run compute.
-
-    Forward 2; the gradient of queries 3; that of keys and values 4, or 5 with that of queries.
-    """
-    runs: dict[str, int] = {}
+def splash_runs(program: Program) -> Counter[str]:
+    """How often one run of a program runs each splash attention kernel: "fwd", forward; "dkv", the
+    gradients of keys and values; and "dq", that of queries, where "dkv" does not compute it too."""
+    runs = Counter[str]()
     for each in program.executed():
         instruction = each.instruction
         if instruction.opcode == "custom-call" and _TARGET.search(instruction.text):
             kernel = next((k for k in ("dkv", "dq", "fwd") if k in instruction.name), "")
             if "splash" in instruction.name and kernel:
-                runs[kernel] = runs.get(kernel, 0) + each.times
-    backward = 4 if "dq" in runs else 5
-    return 2 * runs.get("fwd", 0) + 3 * runs.get("dq", 0) + backward * runs.get("dkv", 0)
+                runs[kernel] += each.times
+    return runs
+
+
+def splash_products(program: Program) -> int:
+    """Products of the scores' size that the splash attention kernels of one run compute.
+
+    Forward 2; the gradient of queries 3; that of keys and values 4, or 5 with that of queries.
+    """
+    runs = splash_runs(program)
+    return 2 * runs["fwd"] + 3 * runs["dq"] + (4 if runs["dq"] else 5) * runs["dkv"]

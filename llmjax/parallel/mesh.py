@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from llmjax.errors import UserError
 from llmjax.parallel.devices import devices as all_devices
-from llmjax.parallel.steps import common, gather_steps, scatter_steps
+from llmjax.parallel.steps import gather_steps
 from llmjax.parallel.topology import Factors, arrange, factors_of
 
 Axes = tuple[str | None, ...]
@@ -148,7 +148,7 @@ def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[s
     return tuple(name for each in axes for name in _sub_axes(each, mesh))
 
 
-def _stepwise() -> frozenset[str]:
+def stepwise() -> frozenset[str]:
     """The sub-axes of the current mesh: collectives over them go from one to the next."""
     mesh = jax.sharding.get_abstract_mesh()
     found = [_sub_axes(axis, mesh) for axis in SUB_AXES]
@@ -195,7 +195,7 @@ def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
     if not has_shardings():
         return x
     source = jax.typeof(x).sharding.spec
-    for spec in gather_steps(source, logical_spec(*axes), _stepwise()):
+    for spec in gather_steps(source, logical_spec(*axes), stepwise()):
         x = jax.sharding.reshard(x, spec)
     return x
 
@@ -225,69 +225,6 @@ def part_index(axis: str | None) -> jax.Array | int:
     """Inside `per_device`: the index of this device's part of a logical axis."""
     names = mesh_axes(axis)
     return jax.lax.axis_index(names) if names else 0
-
-
-def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Inside `per_device`: gathers an array that is split by `axes`."""
-    for dimension, axis in enumerate(axes):
-        if parts(axis) > 1:
-            for names in reversed(_stages(mesh_axes(axis))):
-                x = jax.lax.all_gather(x, names, axis=dimension, tiled=True)
-    return x
-
-
-def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
-    """Inside `per_device`: sums `x` over the logical axes `over`; the result is split by `axes`.
-
-    Dimensions that `axes` splits over summed devices are scattered, so that each device receives
-    its part only; other dimensions of `x` must already be split by `axes`.
-    """
-    remaining = [name for axis in over for name in mesh_axes(axis)]
-    for dimension, axis in enumerate(axes):
-        shared = tuple(name for name in mesh_axes(axis) if name in remaining)
-        for names in _stages(shared):
-            x = jax.lax.psum_scatter(x, names, scatter_dimension=dimension, tiled=True)
-        remaining = [name for name in remaining if name not in shared]
-    return jax.lax.psum(x, tuple(remaining)) if remaining else x
-
-
-def _stages(names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The mesh axes of each of the collectives over `names`, outermost first."""
-    if _stepwise() & set(names):
-        return [(name,) for name in names]
-    return [names] if names else []
-
-
-def sum_over_rows(
-    product: Callable[[jax.Array, jax.Array, PartitionSpec | None], jax.Array],
-    x: jax.Array,
-    y: jax.Array,
-    rows: int,
-    axes: Axes,
-) -> jax.Array:
-    """A product that sums over rows which devices share.
-
-    Args:
-      product: of x and y, with the partition of its result.
-      x: [*rows, ...].
-      y: [*rows, ...].
-      rows: number of their leading dimensions.
-      axes: logical axes of the result.
-    """
-    target = out_sharding(*axes)
-    if target is None or not _stepwise():
-        return product(x, y, target)
-    specs = [jax.typeof(operand).sharding.spec for operand in (x, y)]
-    shared = common(*(spec[:rows] for spec in specs))
-    x, y = (
-        jax.sharding.reshard(operand, PartitionSpec(*shared, *spec[rows:]))
-        for operand, spec in zip((x, y), specs, strict=True)
-    )
-    first, *rest = scatter_steps(shared, target, _stepwise())
-    result = product(x, y, first)
-    for spec in rest:
-        result = jax.sharding.reshard(result, spec)
-    return result
 
 
 def platform() -> str:

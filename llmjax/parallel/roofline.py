@@ -8,7 +8,7 @@ and is exposed unless it runs beside products.
 
 from dataclasses import dataclass
 
-from llmjax.parallel.chips import Chip
+from llmjax.parallel.chips import Chip, NarrowDtype
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class StepTime:
     memory: float
     """What only reads and writes memory: the optimizer, norms, residuals. 0 if in `products`."""
     transfers: tuple[Transfer, ...] = ()
+    narrow: float = 0.0
+    """Of `products`: those with operands of 8 bits."""
 
     @property
     def computing(self) -> float:
@@ -95,14 +97,19 @@ class StepTime:
         return self.computing + sum(self.exposed.values())
 
 
-def product_seconds(chip: Chip, flops: float) -> float:
-    """Seconds of large matrix products in bfloat16.
+def product_seconds(chip: Chip, flops: float, dtype: NarrowDtype | None = None) -> float:
+    """Seconds of large matrix products.
+
+    Products of 8-bit operands are taken to reach the share of their peak that bfloat16 ones reach
+    of theirs; on a chip that has no faster ones, they take as long.
 
     Args:
       chip: the device.
       flops: what it computes: hardware FLOPs, with what is recomputed.
+      dtype: of the operands; None: bfloat16.
     """
-    return flops / (chip.flops * efficiency_of(chip).products)
+    peak = chip.flops if dtype is None else chip.narrow_flops(dtype) or chip.flops
+    return flops / (peak * efficiency_of(chip).products)
 
 
 def attention_seconds(chip: Chip, flops: float, efficiency: float | None = None) -> float:
@@ -125,6 +132,19 @@ def cycle_seconds(chip: Chip, cycles: float) -> float:
     if chip.clock is None:
         raise ValueError(f"{chip.name}: the clock is not known")
     return cycles / chip.clock
+
+
+def compiled_bandwidth(chip: Chip, kind: str) -> float:
+    """Bytes per second that a TPU sends in a collective that a compiler made.
+
+    A gather or a scatter takes one dimension of a flat torus; others take all dimensions.
+
+    Args:
+      chip: the device.
+      kind: of the collective, such as all-gather.
+    """
+    flat = chip.dimensions == 2 and kind != "all-reduce"
+    return chip.link * (1 if flat else chip.dimensions)
 
 
 def attention_flops(products: float, tokens: float, keys: float, heads: float, width: int) -> float:

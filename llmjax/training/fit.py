@@ -77,8 +77,9 @@ def in_words(plan: Plan) -> str:
     assert available is not None
     share = plan.needed / available
     text = (
-        f"memory of a device, analytic: {plan.needed / GIB:.1f} of {available / GIB:.1f} GiB "
-        f"({share:.0%}); {plan.memory.state / GIB:.1f} are parameters, gradients and optimizer"
+        f"memory per device (analytic): {plan.needed / GIB:.1f} of {available / GIB:.1f} GiB "
+        f"({share:.0%}), of which {plan.memory.state / GIB:.1f} are parameters, gradients and "
+        "optimizer state"
     )
     changes = list(advice(plan))
     return "; ".join([text, "it may not fit", *changes]) if changes else text
@@ -96,7 +97,7 @@ def _is_small(config: Config, topology: Topology) -> bool:
     available = topology.memory
     layers = model.num_encoder_layers + model.num_decoder_layers
     widths = 4 * max((model.mlp_width, *model.layer_d_ff)) + 12 * model.d_model
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     rows = math.ceil(stage.batch_size / config.optimizer.accumulate / topology.devices)
     kept = rows * stage.length * layers * (widths + model.num_heads * stage.length) * 4
     return available is None or kept < WORTH_A_PLAN * available

@@ -19,11 +19,14 @@ from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel
 from llmjax.model.checks import resolve
+from llmjax.model.compute import check_quantization
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
+from llmjax.model.params import param_specs
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
 from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
+from llmjax.parallel.chips import chip_of
 from llmjax.parallel.mesh import check_divides, make_mesh
 from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import process_0_first
@@ -178,6 +181,7 @@ def open_session(config: Config, run: Run) -> Session:
       UserError: the data cannot be used, or sizes do not fit each other or the devices.
     """
     mesh = make_mesh(config.mesh)
+    _check_quantization(config, mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
     prepares_shards = config.data.is_sharded and config.data.store is None and not config.tasks
@@ -209,6 +213,14 @@ def open_session(config: Config, run: Run) -> Session:
         steps,
         evaluation_tasks,
     )
+
+
+def _check_quantization(config: Config, mesh: Mesh) -> None:
+    """Checks the chip and the names of projections, before text is prepared."""
+    check_quantization(config.compute, chip_of(mesh.devices.flat[0].device_kind))
+    if config.compute.quantized_params:
+        model = replace(config.model, vocab_size=config.model.vocab_size or 128)
+        param_specs(model, config.compute)
 
 
 def _shared(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:

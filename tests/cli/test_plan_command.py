@@ -46,7 +46,7 @@ def test_unknown_speeds_are_not_guessed(capsys):
     assert "n/a" in out
 
 
-def test_what_does_not_fit_says_what_does(capsys):
+def test_a_plan_that_does_not_fit_names_one_that_does(capsys):
     words = ("--topology", "v5e:1x1", "--data.batch-size", "8192", "--data.length", "4096")
     found = planned(capsys, *words, "--model.max-length", "4096")
     assert found["memory"]["fits"] is False
@@ -81,7 +81,7 @@ def test_a_search_ranks_what_fits(capsys):
         (["--topology", "v5e:2x2", "--mesh.tensor", "3"], "does not fit 4"),
     ],
 )
-def test_mistakes_are_lines(capsys, words, problem):
+def test_mistakes_are_reported_in_one_line(capsys, words, problem):
     code, out, err = run(capsys, "plan", "quickstart", *TINY, *words)
     assert (code, out) == (2, "")
     assert len(err) == 1
@@ -109,7 +109,7 @@ def test_the_compiler_of_this_machine_is_asked(capsys):
     assert "jaxlib" in found["versions"]
 
 
-def test_a_compiler_that_crashes_or_hangs_is_a_line(capsys, monkeypatch):
+def test_a_compiler_that_crashes_or_hangs_is_reported_in_one_line(capsys, monkeypatch):
     def crash(command, **options):
         return subprocess.CompletedProcess(command, -11, "", "Fatal: in a thread\n")
 

@@ -14,10 +14,12 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
 from untrained import drawn, make_run
 
 TOKENIZER = BytesTokenizer()
@@ -39,6 +41,13 @@ def lm_of(**fields):
     shape = {"vocab_size": 264, "max_length": 128, "d_model": 16, "num_heads": 4}
     model = Model(ModelConfig(**shape | {"num_decoder_layers": 2} | fields))
     return LanguageModel(model, drawn(model), TOKENIZER, Config(data=DataConfig(length=128)))
+
+
+def test_quantized_training_changes_nothing_that_is_loaded(run, monkeypatch):
+    trained = ComputeConfig(quantization="int8", quantized_params=("*.mlp.*",))
+    config = replace(run.config(), compute=trained)
+    monkeypatch.setattr(Run, "config", lambda self: config)
+    assert load(run.folder).model.compute.quantized is None
 
 
 def test_logits_are_the_models(lm):

@@ -14,7 +14,7 @@ from llmjax.model.attention import blocked as attention_blocked
 from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention import splash as attention_splash
 from llmjax.model.attention import unrolled as attention_unrolled
-from llmjax.model.attention.mask import AttentionInputs, BlockRules, Mask
+from llmjax.model.attention.mask import AttentionInputs, BlockRules, Mask, MaskArrays
 from llmjax.model.layers import DECODE, TRAIN
 from llmjax.parallel import mesh
 
@@ -189,7 +189,7 @@ def test_blocked_makes_nothing_square():
 def test_blocked_skips_what_no_query_sees(causal, window, blocks):
     q, k, v = operands(1, 32, 32, 1, 1, 2)
     rules = BlockRules(causal, window, None, TRAIN, 8)
-    mask = attention_blocked.MaskArrays(jnp.arange(32)[None], None, None)
+    mask = MaskArrays(jnp.arange(32)[None], None, None)
     cut = attention_blocked.tile(q, k, v, mask, rules)
     reached = [cut.reach(jnp.array(i), rules) for i in range(4)]
     assert sum(int(end) - int(first) for first, end in reached) == blocks

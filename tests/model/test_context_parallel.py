@@ -11,9 +11,9 @@ from shapes import LLAMA, assert_close, batch, make, placed
 
 from llmjax.errors import UserError
 from llmjax.losses.token_loss import token_loss
-from llmjax.model.attention import all_to_all, attention, blocked, chunk_kernel, ring, zigzag
+from llmjax.model.attention import all_to_all, attention, blocked, chunk_kernel, fused, ring, zigzag
 from llmjax.model.attention.context import sharding_of
-from llmjax.model.attention.mask import AttentionInputs, Mask
+from llmjax.model.attention.mask import AttentionInputs, Mask, MaskArrays
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
 from llmjax.model.rope import rotate
@@ -164,14 +164,14 @@ def test_chunk_kernels():
     )
     segments = jnp.asarray(np.repeat([[1, 1, 2, 2, 2, 3, 3, 0]], size // 8, axis=1), jnp.int32)
     keys, distance = segments.at[:, :100].set(1), jnp.int32(128)
-    arrays = blocked.MaskArrays(distance + jnp.arange(size)[None], segments, keys)
+    arrays = MaskArrays(distance + jnp.arange(size)[None], segments, keys)
     expected = blocked.local_forward(q, k, v, arrays, rules)
     results = chunk_kernel.forward(q, k, v, distance, (segments, keys), rules)
     real = expected[1] > -1e30
     assert not real.all()
     assert_close(results[0], expected[0], 1e-5)
     assert_close(jnp.where(real, results[1], 0), jnp.where(real, expected[1], 0), 1e-5)
-    saved = (expected[1] + 0.5, blocked.delta(expected[0], dout))
+    saved = (expected[1] + 0.5, fused.delta(expected[0], dout))
     gradients = blocked.local_backward(q, k, v, arrays, saved, dout, rules, jnp.float32)
     found = chunk_kernel.backward(q, k, v, distance, (segments, keys), saved, dout, rules)
     assert_close(found, gradients, 1e-5)
@@ -188,6 +188,9 @@ def test_the_choice_of_a_method():
 
     assert chosen(grouped, bfloat16, sequence=2) == ZIGZAG, "192 bytes against 208"
     assert chosen(grouped, bfloat16, sequence=4) == EXCHANGE, "448 bytes against 312"
+    named, whole = (replace(bfloat16, remat=remat) for remat in ("query,key,value", "none"))
+    assert chosen(grouped, named, sequence=2) == ZIGZAG, "exchanged again, as with full"
+    assert chosen(grouped, whole, sequence=2) == EXCHANGE, "192 bytes against 160"
     uneven = replace(grouped, num_heads=12, num_kv_heads=4)
     assert chosen(uneven, bfloat16, fsdp=1, sequence=8) == ZIGZAG, "8 does not divide 12"
     assert chosen(grouped, bfloat16, fsdp=8) == TRAIN

@@ -12,7 +12,7 @@ def test_devices_are_found_by_their_whole_names():
     assert len(set(kinds)) == len(kinds)
 
 
-def test_every_number_has_a_source_and_a_unit_that_can_be():
+def test_every_number_has_a_source_and_is_plausible():
     for chip in CHIPS.values():
         assert chip.source.startswith("https://"), chip.name
         assert 1e13 < chip.flops < 1e16, chip.name
@@ -21,6 +21,13 @@ def test_every_number_has_a_source_and_a_unit_that_can_be():
         assert 1e9 < chip.network <= chip.link < 2e12, chip.name
         # 16 and 4 are the widths at which slices of these tori close.
         assert chip.platform == "gpu" or chip.wraps(16), chip.name
+
+
+def test_products_of_eight_bits_are_twice_as_fast():
+    for chip in CHIPS.values():
+        for dtype in ("int8", "fp8"):
+            peak = chip.narrow_flops(dtype)
+            assert peak is None or abs(peak / chip.flops / 2 - 1) < 0.02, chip.name
 
 
 def test_clocks_agree_with_the_peaks():

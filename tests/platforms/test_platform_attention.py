@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax.model.attention import attention
+from llmjax.model.attention import attention, fused
 from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.layers import DECODE, TRAIN
@@ -222,7 +222,7 @@ def test_what_cudnn_is_asked_for(case, sizes):
         def total(q, k, v):
             if sharded:
                 q = mesh.reshard(q, *TRAIN.heads())
-                k, v = (mesh.reshard(x, *attention_cudnn.KEYS) for x in (k, v))
+                k, v = (mesh.reshard(x, *fused.axes_of(TRAIN).keys) for x in (k, v))
             out = path(AttentionInputs(q, k, v, mask, TRAIN))
             out = mesh.reshard(out, None, None, None, None)
             return (out * weight).sum(), out

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.model.attention import attention
+from llmjax.model.attention import attention, fused
 from llmjax.model.attention import splash as attention_splash
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.layers import TRAIN
@@ -36,7 +36,7 @@ def both(path, mask, weight, laid, q, k, v):
     def total(q, k, v):
         if laid:
             q = mesh.reshard(q, *TRAIN.heads())
-            k, v = (mesh.reshard(x, *attention_splash.KEYS) for x in (k, v))
+            k, v = (mesh.reshard(x, *fused.axes_of(TRAIN).keys) for x in (k, v))
         out = mesh.reshard(path(AttentionInputs(q, k, v, mask, TRAIN)), None, None, None, None)
         return (out * weight).sum(), out
 

@@ -29,7 +29,7 @@ def small_machine(monkeypatch, nbytes: float) -> None:
     monkeypatch.setattr(Topology, "memory", property(lambda self: int(nbytes)))
 
 
-def test_small_runs_on_cpus_say_nothing_and_others_their_share(session, monkeypatch, caplog):
+def test_memory_is_reported_except_for_small_runs_on_cpus(session, monkeypatch, caplog):
     fit.check_fit(session, state_of(session))
     assert not caplog.records
     monkeypatch.setattr(fit, "WORTH_A_PLAN", 0.0)

@@ -84,7 +84,9 @@ def _unstacked_model(source: ExportSource) -> tuple[Model, Params]:
     """
     dtype = source.dtype
     params = model_params(source.run, source.shape, source.step, dtype)
-    compute = replace(source.config.compute, attention="reference", remat="none")
+    compute = replace(
+        source.config.compute, attention="reference", remat="none", quantization="none"
+    )
     if dtype is not None:
         compute = replace(compute, dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)

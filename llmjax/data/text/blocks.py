@@ -112,6 +112,11 @@ class BlockReader:
         """Memory of a record that was read, with its copy and its unpacked bits."""
         return 2 * self._size + BLOCK * (self._dtype.itemsize + 1)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are in a bucket."""
+        return self._ranges.is_remote
+
     def read(self, wanted: Sequence[Wanted]) -> tuple[np.ndarray, np.ndarray]:
         """Reads records; those that the cache lacks at the same time, neighbours in one request.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class TokenStream(Protocol):
     @property
     def num_documents(self) -> int:
         """Number of documents."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading waits for the answers of a bucket."""
 
 
 RUNS = ("starts", "stores", "origins")
@@ -79,6 +83,7 @@ class ShardedStore:
     num_tokens: int
     num_bytes: int
     num_documents: int
+    is_remote: ClassVar[bool] = False
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """See TokenStream."""

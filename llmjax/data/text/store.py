@@ -11,7 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -166,6 +166,7 @@ class TokenStore:
     """uint64 [documents]: `document_hash` of each."""
     blocks: VerifiedBlocks | None = None
     """The checksums of `tokens`; None for a store in memory."""
+    is_remote: ClassVar[bool] = False
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The tokens at `indices`: int32, of the same shape.

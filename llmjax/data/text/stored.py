@@ -51,6 +51,11 @@ class StoredStream:
     num_bytes: int
     num_documents: int
 
+    @property
+    def is_remote(self) -> bool:
+        """See TokenStream."""
+        return self.blocks.is_remote
+
     def take(self, indices: np.ndarray) -> np.ndarray:
         """See TokenStream."""
         return self.read(indices).ids

@@ -13,6 +13,7 @@ from llmjax.model.attention import all_to_all, blocked, cudnn, ring, unrolled
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs
 from llmjax.model.compute import AttentionBackend
 from llmjax.model.products import einsum
+from llmjax.model.softcap import soft_cap
 from llmjax.parallel import mesh
 
 log = logging.getLogger(__name__)
@@ -132,8 +133,7 @@ def _attend_heads(inputs: AttentionInputs) -> jax.Array:
         scores = einsum("bngk,bnks->bngs", q[:, :, :, 0], k)[:, :, :, None] * width**-0.5
     else:
         scores = einsum("bngtk,bnks->bngts", q, k) * width**-0.5
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
+    scores = soft_cap(scores, softcap)
     if bias is not None:
         batch = None if bias.shape[0] == 1 else "batch"  # b may be symbolic
         spec = mesh.out_sharding(batch, "kv_heads", None, length, None)

@@ -5,33 +5,19 @@ backward pass recomputes the scores from their log-sum-exp (FlashAttention-2, ar
 blocks that causality or the window hides from a whole query block are skipped.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
-from llmjax.model.compute import ATTENTION
-from llmjax.model.layers import ActivationSharding
+from llmjax.model.attention import fused
+from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, MaskArrays, visible
 from llmjax.model.products import einsum
-from llmjax.parallel import mesh
-from llmjax.parallel.mesh import Axes
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
+from llmjax.parallel import exchanges
 
 SHORT, LONG = 128, 256
 """Tokens of a block, for rows below 1024 tokens and longer ones."""
-
-
-class MaskArrays(NamedTuple):
-    """The arrays of a mask; segments may be None."""
-
-    query_index: jax.Array
-    """[B, T] index of each query."""
-    query_segments: jax.Array | None
-    """[B, T]."""
-    key_segments: jax.Array | None
-    """[B, S]."""
 
 
 class Tiles(NamedTuple):
@@ -43,19 +29,22 @@ class Tiles(NamedTuple):
     """[key blocks, B, N, block, K]."""
     v: jax.Array
     """As k."""
-    mask: MaskArrays
-    """Each [blocks, B, block]."""
+    query_index: jax.Array
+    """[query blocks, B, block], of each query."""
+    query_segments: jax.Array | None
+    """As query_index."""
+    key_segments: jax.Array | None
+    """[key blocks, B, block]."""
     num_keys: int
     """S, before padding to full blocks."""
 
     def score(self, i: jax.Array, j: jax.Array, rules: BlockRules) -> tuple[jax.Array, jax.Array]:
         """Scores [B, N, G, block, block] of query block i by key block j, and which are visible."""
         s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
-        if rules.softcap is not None:
-            s = rules.softcap * jnp.tanh(s / rules.softcap)
+        s = soft_cap(s, rules.softcap)
         key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
-        distance = self.mask.query_index[i][..., None] - key
-        queries, keys = self.mask.query_segments, self.mask.key_segments
+        distance = self.query_index[i][..., None] - key
+        queries, keys = self.query_segments, self.key_segments
         queries = None if queries is None else queries[i][..., None]
         keys = None if keys is None else keys[j][:, None, :]
         real = jnp.broadcast_to(key < self.num_keys, distance.shape)
@@ -65,7 +54,7 @@ class Tiles(NamedTuple):
 
     def reach(self, i: jax.Array, rules: BlockRules) -> tuple[jax.Array | int, jax.Array | int]:
         """Range of key blocks that query block i may see: the first, and the one after the last."""
-        index, (blocks, block) = self.mask.query_index[i], (self.k.shape[0], self.k.shape[3])
+        index, (blocks, block) = self.query_index[i], (self.k.shape[0], self.k.shape[3])
         first: jax.Array | int = 0
         end: jax.Array | int = blocks
         if rules.causal:
@@ -108,13 +97,17 @@ def tile(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: Bloc
     """Cuts one device's arrays into blocks."""
     block, keys = min(rules.block, q.shape[1]), k.shape[1]
     width = min(rules.block, keys)
-    arrays = MaskArrays(
+    k, v = (cut(x, width).swapaxes(2, 3) for x in (k, v))
+    assert mask.query_index is not None
+    return Tiles(
+        cut_queries(q, k.shape[2], block),
+        k,
+        v,
         cut(mask.query_index, block, "edge"),
         None if mask.query_segments is None else cut(mask.query_segments, block),
         None if mask.key_segments is None else cut(mask.key_segments, width),
+        keys,
     )
-    k, v = (cut(x, width).swapaxes(2, 3) for x in (k, v))
-    return Tiles(cut_queries(q, k.shape[2], block), k, v, arrays, keys)
 
 
 def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
@@ -126,55 +119,7 @@ def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     arrays = MaskArrays(index, mask.query_segments, mask.key_segments)
-    return _blocked(q, k, v, arrays, inputs.rules(block))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
-) -> jax.Array:
-    return _forward(q, k, v, mask, rules)[0]
-
-
-def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
-) -> tuple[jax.Array, tuple]:
-    heads, keys, index, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, index, index, ("batch", None))
-    run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, lse_axes))
-    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *mask))
-    return out, (q, k, v, mask, out, lse)
-
-
-def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
-    q, k, v, mask, out, lse = saved
-    heads, keys, index, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, index, index, ("batch", None), heads, lse_axes, heads)
-    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
-    return *run(q, k, v, *mask, out, lse, dout), None
-
-
-_blocked.defvjp(_forward, _backward)
-
-
-def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes]:
-    """Logical axes of queries, of keys, of indices, of the log-sum-exp [B, H, T]."""
-    keys = ("batch", None, "kv_heads", "head_dim")
-    index = ("batch", sharding.length)
-    return sharding.heads(), keys, index, ("batch", "heads", sharding.length)
-
-
-def _local_forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    index: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    *,
-    rules: BlockRules,
-) -> tuple[jax.Array, jax.Array]:
-    return local_forward(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
+    return fused.attend(q, k, v, arrays, inputs.rules(block), BLOCKED)
 
 
 def local_forward(
@@ -224,31 +169,6 @@ def local_forward(
     return join_queries(out, length), lse
 
 
-def _local_backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    index: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    out: jax.Array,
-    lse: jax.Array,
-    dout: jax.Array,
-    *,
-    rules: BlockRules,
-) -> tuple[jax.Array, ...]:
-    mask = MaskArrays(index, query_segments, key_segments)
-    dq, dk, dv = local_backward(q, k, v, mask, (lse, delta(out, dout)), dout, rules, q.dtype)
-    axes = _axes(rules.sharding)[1]
-    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
-
-
-def delta(out: jax.Array, dout: jax.Array) -> jax.Array:
-    """Products of the output's heads and their gradients, [B, T, H, K] -> [B, H, T] float32."""
-    return (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-
-
 def local_backward(
     q: jax.Array,
     k: jax.Array,
@@ -266,8 +186,8 @@ def local_backward(
       k: [B, S, N, K].
       v: as k.
       mask: which keys each query sees.
-      saved: the log-sum-exp over all keys that the queries see, these or others too, and `delta`
-        of their output, [B, H, T] float32 each.
+      saved: the log-sum-exp over all keys that the queries see, these or others too, and
+        `fused.delta` of their output, [B, H, T] float32 each.
       dout: [B, T, H, K], the gradient by the output.
       rules: static parameters.
       dtype: of the gradient by q; the others are float32.
@@ -283,8 +203,7 @@ def local_backward(
             s, seen = tiles.score(i, j, rules)
             p = jnp.where(seen, jnp.exp(s - lses[i]), 0.0)
             ds = p * (einsum("bngqk,bnsk->bngqs", douts[i], tiles.v[j]) - deltas[i])
-            if rules.softcap is not None:
-                ds = ds * (1.0 - jnp.square(s / rules.softcap))
+            ds = soft_cap_gradient(ds, s, rules.softcap)
             ds, p = (ds * width**-0.5).astype(q.dtype), p.astype(v.dtype)
             dq = dq + einsum("bngqs,bnsk->bngqk", ds, tiles.k[j])
             dk = dk.at[j].add(einsum("bngqs,bngqk->bnsk", ds, tiles.q[i]))
@@ -299,3 +218,22 @@ def local_backward(
     (dk, dv), dq = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(blocks))
     dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
     return join_queries(dq, q.shape[1]), dk, dv
+
+
+def _backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskArrays,
+    saved: tuple[jax.Array, jax.Array],
+    dout: jax.Array,
+    rules: BlockRules,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `local_backward`, for keys that devices with parts of the queries share."""
+    dq, dk, dv = local_backward(q, k, v, mask, saved, dout, rules, q.dtype)
+    axes = fused.axes_of(rules.sharding).keys
+    dk, dv = (exchanges.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+BLOCKED = fused.Implementation(local_forward, _backward)

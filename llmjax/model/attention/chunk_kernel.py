@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from llmjax.model.attention.mask import HIDDEN, BlockRules, visible
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
 from llmjax.parallel import mesh
 
 LANES = 128
@@ -187,23 +188,11 @@ def _params() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES)
 
 
-def _any_visible(distance: jax.Array, call: _Static) -> jax.Array:
-    """Whether any query sees any key of blocks whose first ones are at this distance."""
-    seen = jnp.bool_(True)
-    if call.rules.causal:
-        seen &= distance > -call.block
-    if call.rules.window is not None:
-        seen &= jnp.abs(distance) - (call.block - 1) < call.rules.window
-    return seen
-
-
 def _scores(
     q: jax.Array, k: jax.Array, distance: jax.Array, segments: Any, call: _Static
 ) -> tuple[jax.Array, jax.Array | None]:
     """Scores [keys, queries] float32, and which of them are visible; None: all."""
-    s = _dot(k, q, 1, 1)
-    cap = call.rules.softcap
-    s = s if cap is None else cap * jnp.tanh(s / cap)
+    s = soft_cap(_dot(k, q, 1, 1), call.rules.softcap)
     apart = distance + _iota(s.shape, 1) - _iota(s.shape, 0)
     query, key = (segments[0][0], segments[1][0, :, :1]) if call.segmented else (None, None)
     return s, visible(apart, query, key, call.rules.causal, call.rules.window)
@@ -220,7 +209,7 @@ def _forward_kernel(distance_ref: Any, q: Any, k: Any, v: Any, *refs: Any, call:
         total[...] = jnp.zeros_like(total)
         acc[...] = jnp.zeros_like(acc)
 
-    @pl.when(_any_visible(distance, call))
+    @pl.when(call.rules.any_visible(distance, call.block))
     def _add() -> None:
         s, seen = _scores(q[0, 0], k[0, 0], distance, segments, call)
         s = _where(seen, s, HIDDEN)
@@ -262,13 +251,12 @@ def _backward_kernel(
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    @pl.when(_any_visible(distance, call))
+    @pl.when(call.rules.any_visible(distance, call.block))
     def _add() -> None:
         s, seen = _scores(q[0, 0], k[0, 0], distance, segments, call)
         p = _where(seen, jnp.exp(s - lse[0, 0]), 0.0)
         ds = p * (_dot(v[0, 0], dout[0, 0], 1, 1) - delta[0, 0])
-        cap = call.rules.softcap
-        ds = ds if cap is None else ds * (1.0 - jnp.square(s / cap))
+        ds = soft_cap_gradient(ds, s, call.rules.softcap)
         ds, p = ds.astype(q.dtype), p.astype(v.dtype)
         dv_sum[...] += _dot(p, dout[0, 0], 1, 0)
         dk_sum[...] += _dot(ds, q[0, 0], 1, 0)

@@ -82,7 +82,7 @@ def _method(config: ModelConfig, compute: ComputeConfig, devices: int) -> Contex
         config.num_heads // tensor,
         config.kv_heads // tensor,
         2 if compute.dtype == "bfloat16" else 4,
-        compute.remat in ("dots", "full"),
+        compute.recomputes_layers,
     )
     biased = config.positions == "relative"  # scores have a bias of [length, length] anyway
     if chosen == "auto":

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.model.attention import gpus
+from llmjax.model.attention.fused import axes_of
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.parallel import mesh
 
-KEYS = ("batch", None, "kv_heads", "head_dim")
 MASK_BYTES = 2**30
 """Most memory per device of the [B, T, S] bias that cuDNN takes segments as."""
 
@@ -81,8 +81,8 @@ def cudnn(inputs: AttentionInputs, implementation: Literal["cudnn", "xla"] = "cu
             return (out,)
         return (jnp.where(_sees_any(seen, mask)[..., None, None], out, 0),)
 
-    heads, rows = sharding.heads(), ("batch", sharding.length)
-    run = mesh.per_device(local, (heads, KEYS, KEYS, rows, ("batch", None)), (heads,))
+    axes = axes_of(sharding)
+    run = mesh.per_device(local, (*axes.arrays(), *axes.segments()), (axes.queries,))
     return run(q, k, v, mask.query_segments, mask.key_segments)[0]
 
 

@@ -40,6 +40,18 @@ class Mask:
         query = None if query is None else query[:, :, None]
         return visible(self.distance(queries, keys), query, key, self.causal, self.window)
 
+    def both_segments(self, queries: int) -> tuple[jax.Array, jax.Array] | None:
+        """Returns segments of queries and of keys, for kernels that need both, or neither: None.
+
+        Queries that see the keys of all segments are in one segment, and so are these keys.
+        """
+        key, query = self.key_segments, self.query_segments
+        if key is None:
+            return None
+        if query is None:
+            return jnp.ones((len(key), queries), jnp.int32), (key != 0).astype(jnp.int32)
+        return query, key
+
     def distance(self, queries: int, keys: int) -> jax.Array:
         """Returns the index of each query less that of each key, [B or 1, T, S] int32."""
         index = jnp.arange(queries)[None] if self.index is None else self.index
@@ -72,6 +84,17 @@ def visible(
         if query_segments is not None:
             conditions.append(key_segments == query_segments)
     return jax.tree.reduce(jnp.logical_and, conditions) if conditions else None
+
+
+class MaskArrays(NamedTuple):
+    """The arrays of a mask."""
+
+    query_index: jax.Array | None = None
+    """[B, T] index of each query; None: 0, 1, 2, …"""
+    query_segments: jax.Array | None = None
+    """[B, T]."""
+    key_segments: jax.Array | None = None
+    """[B, S]."""
 
 
 class AttentionInputs(NamedTuple):
@@ -107,3 +130,17 @@ class BlockRules(NamedTuple):
     softcap: float | None
     sharding: ActivationSharding
     block: int
+
+    def any_visible(self, distance: jax.Array, size: int) -> jax.Array:
+        """Whether causality and the window let any query of a block see any key of another.
+
+        Args:
+          distance: int32 [], the index of the first query less that of the first key.
+          size: of both blocks.
+        """
+        seen = jnp.bool_(True)
+        if self.causal:
+            seen &= distance > -size
+        if self.window is not None:
+            seen &= jnp.abs(distance) - (size - 1) < self.window
+        return seen

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from llmjax.model.attention.fused import axes_of
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.compute import ATTENTION
 from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
-KEYS = ("batch", None, "kv_heads", "head_dim")
 LONGEST = 2**16
 """Rows up to which the tables of visible blocks, which grow with the square of a row, are made
 quickly and fit into a TPU's scalar memory."""
@@ -45,10 +45,8 @@ def supports(inputs: AttentionInputs) -> bool:
 def splash(inputs: AttentionInputs) -> jax.Array:
     """As `attention.reference`, if supported; interpreted on other platforms, for tests."""
     q, k, v, mask, sharding, softcap, _ = inputs
-    (b, t, h, width), s = q.shape, k.shape[1]
-    queries, keys = mask.query_segments, mask.key_segments
-    if keys is not None and queries is None:  # all keys but padding are visible
-        queries, keys = jnp.ones((b, t), jnp.int32), (keys != 0).astype(jnp.int32)
+    (_, t, h, width), s = q.shape, k.shape[1]
+    queries, keys = mask.both_segments(t) or (None, None)
     kernel = _kernel(mask, softcap, (t, s, h, width), sharding)
 
     def local(
@@ -69,9 +67,9 @@ def splash(inputs: AttentionInputs) -> jax.Array:
         )
         return (out.swapaxes(1, 2),)
 
-    heads, rows = sharding.heads(), ("batch", sharding.length)
-    axes = (heads, KEYS, KEYS, rows, ("batch", None), _kernel_spec(kernel, sharding))
-    out = mesh.per_device(local, axes, (heads,))(q, k, v, queries, keys, kernel)[0]
+    axes = axes_of(sharding)
+    in_axes = (*axes.arrays(), *axes.segments(), _kernel_spec(kernel, sharding))
+    out = mesh.per_device(local, in_axes, (axes.queries,))(q, k, v, queries, keys, kernel)[0]
     if queries is None or keys is None:
         return out
     real = queries != 0  # in the kernel, padding sees padding

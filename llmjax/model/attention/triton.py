@@ -12,18 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from llmjax.model.attention import gpus
+from llmjax.model.attention import fused, gpus
 from llmjax.model.attention import triton_kernels as kernels
-from llmjax.model.attention.mask import AttentionInputs, BlockRules
+from llmjax.model.attention.mask import AttentionInputs, BlockRules, MaskArrays
 from llmjax.model.attention.ranges import block_ranges
-from llmjax.model.compute import ATTENTION
-from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
-from llmjax.parallel.mesh import Axes
 
 WIDEST = 256
 """Width of a head up to which its blocks fit into a GPU's shared memory."""
@@ -79,153 +75,103 @@ def supports(inputs: AttentionInputs) -> bool:
 def flash(inputs: AttentionInputs) -> jax.Array:
     """As `attention.reference`, if supported; interpreted on other platforms, for tests."""
     q, k, v, mask = inputs[:4]
-    return _flash(q, k, v, mask.query_segments, mask.key_segments, inputs.rules(SMALLEST))
+    arrays = MaskArrays(None, mask.query_segments, mask.key_segments)
+    return fused.attend(q, k, v, arrays, inputs.rules(SMALLEST), TRITON)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _flash(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    rules: BlockRules,
-) -> jax.Array:
-    return _forward(q, k, v, query_segments, key_segments, rules)[0]
-
-
+@partial(jax.jit, static_argnames="rules")
 def _forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    rules: BlockRules,
-) -> tuple[jax.Array, tuple]:
-    heads, keys, rows, all_rows, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, rows, all_rows)
-    # Where the layer is recomputed, JAX drops unused calls of jitted functions, not of kernels.
-    local = jax.jit(partial(_local_forward, rules=rules))
-    run = mesh.per_device(local, axes, (heads, lse_axes))
-    results = run(q, k, v, query_segments, key_segments)
-    out, lse = (checkpoint_name(x, ATTENTION) for x in results)
-    return out, (q, k, v, query_segments, key_segments, out, lse)
-
-
-def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
-    heads, keys, rows, all_rows, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, rows, all_rows, heads, lse_axes, heads)
-    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
-    return *run(*saved, dout), None, None
-
-
-_flash.defvjp(_forward, _backward)
-
-
-def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes, Axes]:
-    """Logical axes of queries, of keys, of segments of both, of the log-sum-exp [B, H, T]."""
-    keys = ("batch", None, "kv_heads", "head_dim")
-    rows = ("batch", sharding.length)
-    return sharding.heads(), keys, rows, ("batch", None), ("batch", "heads", sharding.length)
-
-
-def _local_forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    *,
-    rules: BlockRules,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
 ) -> tuple[jax.Array, jax.Array]:
-    tiles = FORWARD.fit(q, k, rules)
-    ranges, _ = block_ranges(tiles, q.shape[1], k.shape[1], query_segments, key_segments)
-    segments = query_segments, key_segments
-    shared, padded = q.shape[2] // k.shape[2], tiles.padded
-    out, lse = _launch(
-        kernels.forward,
-        tiles,
-        (q.shape[1] // tiles.rows, q.shape[2], len(q)),
-        [
-            (ranges, _range(ranges)),
-            (q, _block(tiles.rows, padded)),
-            (k, _whole(k, padded, None, shared)),
-            (v, _whole(v, padded, None, shared)),
-            *((ids, _ids(ids)) for ids in segments),
-        ],
-        [
-            (jax.typeof(q), _block(tiles.rows, padded)),
-            (_rows(q), pl.BlockSpec((None, None, tiles.rows), lambda i, h, b: (b, h, i))),
-        ],
-        FORWARD.stages,
-        tiles.rows,
-    )
+    # Where the layer is recomputed, JAX drops unused calls of jitted functions, not of kernels.
+    outputs = (jax.typeof(q), _rows(q))
+    out, lse = _by_query_blocks(kernels.forward, FORWARD, (q, k, v), mask, (), outputs, rules)
     return out, lse
 
 
-def _local_backward(
+def _backward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    query_segments: jax.Array | None,
-    key_segments: jax.Array | None,
-    out: jax.Array,
-    lse: jax.Array,
+    mask: MaskArrays,
+    saved: tuple[jax.Array, jax.Array],
     dout: jax.Array,
-    *,
     rules: BlockRules,
 ) -> tuple[jax.Array, ...]:
-    delta = (out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-    segments, sums = (query_segments, key_segments), (dout, lse, delta)
-    dq = _gradient_by_queries(q, k, v, segments, sums, rules)
-    return dq, *_gradients_by_keys(q, k, v, segments, sums, rules)
+    arrays, sums = (q, k, v), (dout, *saved)
+    (dq,) = _by_query_blocks(
+        kernels.by_queries, BY_QUERIES, arrays, mask, sums, (jax.typeof(q),), rules
+    )
+    return dq, *_gradients_by_keys(arrays, mask, sums, rules)
 
 
-def _gradient_by_queries(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segments: tuple[jax.Array | None, jax.Array | None],
-    sums: tuple[jax.Array, jax.Array, jax.Array],
+TRITON = fused.Implementation(_forward, _backward)
+
+
+def _by_query_blocks(
+    kernel: Callable,
+    sizes: Sizes,
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    mask: MaskArrays,
+    sums: tuple[jax.Array, ...],
+    outputs: tuple[Any, ...],
     rules: BlockRules,
-) -> jax.Array:
-    """Gradient by q; `sums`: gradient by the output, log-sum-exp, output times its gradient."""
-    tiles = BY_QUERIES.fit(q, k, rules)
+) -> Sequence[jax.Array]:
+    """Runs a kernel for each block of queries.
+
+    Args:
+      kernel: of `kernels`.
+      sizes: how it is cut into blocks.
+      arrays: queries, keys and values.
+      mask: segments.
+      sums: further inputs, [B, T, H, K] or [B, H, T].
+      outputs: shapes and dtypes, as those of `sums`.
+      rules: of the mask, and the soft-cap.
+    """
+    q, k, v = arrays
+    tiles = sizes.fit(q, k, rules)
     shared, padded = q.shape[2] // k.shape[2], tiles.padded
-    ranges, _ = block_ranges(tiles, q.shape[1], k.shape[1], *segments)
+    ranges, _ = block_ranges(tiles, q.shape[1], k.shape[1], mask.query_segments, mask.key_segments)
     row = pl.BlockSpec((None, None, tiles.rows), lambda i, h, b: (b, h, i))
-    specs = (_block(tiles.rows, padded), row, row)
-    (dq,) = _launch(
-        kernels.by_queries,
+
+    def spec(x: Any) -> pl.BlockSpec:
+        return _block(tiles.rows, padded) if len(x.shape) == 4 else row
+
+    return _launch(
+        kernel,
         tiles,
         (q.shape[1] // tiles.rows, q.shape[2], len(q)),
         [
             (ranges, _range(ranges)),
-            (q, _block(tiles.rows, padded)),
-            (k, _whole(k, padded, None, shared)),
-            (v, _whole(v, padded, None, shared)),
-            *((ids, _ids(ids)) for ids in segments),
-            *zip(sums, specs, strict=True),
+            (q, spec(q)),
+            *((x, _whole(x, padded, None, shared)) for x in (k, v)),
+            *((ids, _ids(ids)) for ids in (mask.query_segments, mask.key_segments)),
+            *((x, spec(x)) for x in sums),
         ],
-        [(jax.typeof(q), _block(tiles.rows, padded))],
-        BY_QUERIES.stages,
+        [(x, spec(x)) for x in outputs],
+        sizes.stages,
         tiles.rows,
     )
-    return dq
 
 
 def _gradients_by_keys(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segments: tuple[jax.Array | None, jax.Array | None],
-    sums: tuple[jax.Array, jax.Array, jax.Array],
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    mask: MaskArrays,
+    sums: tuple[jax.Array, ...],
     rules: BlockRules,
 ) -> Sequence[jax.Array]:
-    """Gradients by k and v; arguments as of `_gradient_by_queries`."""
+    """Gradients by k and v, for each block of keys.
+
+    Args:
+      arrays: queries, keys and values.
+      mask: segments.
+      sums: the gradient by the output, the log-sum-exp, and the output times its gradient.
+      rules: of the mask, and the soft-cap.
+    """
+    q, k, v = arrays
     tiles = BY_KEYS.fit(q, k, rules)
     shared, padded = q.shape[2] // k.shape[2], tiles.padded
-    _, ranges = block_ranges(tiles, q.shape[1], k.shape[1], *segments)
+    _, ranges = block_ranges(tiles, q.shape[1], k.shape[1], mask.query_segments, mask.key_segments)
     rows = pl.BlockSpec((None, shared, q.shape[1]), lambda i, h, b: (b, h, 0))
     specs = (_whole(q, padded, shared, 1), rows, rows)
     return _launch(
@@ -237,7 +183,7 @@ def _gradients_by_keys(
             (q, _whole(q, padded, shared, 1)),
             (k, _block(tiles.columns, padded)),
             (v, _block(tiles.columns, padded)),
-            *((ids, _ids(ids)) for ids in segments),
+            *((ids, _ids(ids)) for ids in (mask.query_segments, mask.key_segments)),
             *zip(sums, specs, strict=True),
         ],
         [(jax.typeof(x), _block(tiles.columns, padded)) for x in (k, v)],

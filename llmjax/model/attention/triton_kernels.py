@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from llmjax.model.attention.mask import visible
+from llmjax.model.softcap import soft_cap, soft_cap_gradient
+
 LOWEST = -1e30
 """Where the running maximum begins: finite, and below every score."""
 
@@ -42,14 +45,11 @@ class Tiles(NamedTuple):
 
     def scores(self, product: jax.Array) -> jax.Array:
         """Products of queries and keys -> scores, as exponents of e."""
-        scores = product * self.width**-0.5
-        return scores if self.softcap is None else self.softcap * jnp.tanh(scores / self.softcap)
+        return soft_cap(product * self.width**-0.5, self.softcap)
 
     def by_product(self, gradient: jax.Array, scores: jax.Array) -> jax.Array:
         """The gradient by scores -> that by products, but for the scale."""
-        if self.softcap is None:
-            return gradient
-        return gradient * (1.0 - jnp.square(scores / self.softcap))
+        return soft_cap_gradient(gradient, scores, self.softcap)
 
 
 class Tile(NamedTuple):
@@ -60,18 +60,11 @@ class Tile(NamedTuple):
 
 
 def seen(queries: Tile, keys: Tile, tiles: Tiles) -> jax.Array:
-    """Which keys each query sees; tiles broadcast against each other. Conditions as in `Mask`."""
+    """Which keys each query sees, where there is a mask; tiles broadcast against each other."""
     distance = queries.places - keys.places
-    conditions = [distance >= 0] if tiles.causal else []
-    if tiles.window is not None:
-        conditions.append(distance < tiles.window)
-        if not tiles.causal:
-            conditions.append(distance > -tiles.window)
-    if keys.segments is not None:
-        conditions.append(keys.segments != 0)
-        if queries.segments is not None:
-            conditions.append(queries.segments == keys.segments)
-    return jnp.broadcast_to(jax.tree.reduce(jnp.logical_and, conditions), distance.shape)
+    result = visible(distance, queries.segments, keys.segments, tiles.causal, tiles.window)
+    assert result is not None
+    return jnp.broadcast_to(result, distance.shape)
 
 
 def over_blocks(ranges: Refs, body: Callable, carry: Any, masks: bool) -> Any:

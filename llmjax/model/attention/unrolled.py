@@ -6,17 +6,12 @@ slice known while tracing, and only these are multiplied. The backward pass reco
 of every product, where XLA's CPU backend is fast.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
-from llmjax.model.compute import ATTENTION
-from llmjax.model.layers import ActivationSharding
+from llmjax.model.attention import fused
+from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, MaskArrays, visible
 from llmjax.parallel import mesh
-from llmjax.parallel.mesh import Axes
 
 BLOCK = 128
 """Tokens of a block."""
@@ -40,50 +35,18 @@ def supports(inputs: AttentionInputs) -> bool:
 def unrolled(inputs: AttentionInputs, block: int = BLOCK) -> jax.Array:
     """As `attention.reference`, if supported."""
     q, k, v, mask = inputs[:4]
-    return _unrolled(q, k, v, mask.key_segments, inputs.rules(block))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _unrolled(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: BlockRules
-) -> jax.Array:
-    return _forward(q, k, v, segments, rules)[0]
+    arrays = MaskArrays(key_segments=mask.key_segments)  # the queries' are the same
+    return fused.attend(q, k, v, arrays, inputs.rules(block), UNROLLED)
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: BlockRules
-) -> tuple[jax.Array, tuple]:
-    heads, keys, rows, lse_axes = _axes(rules.sharding)
-    local = partial(_local_forward, rules=rules)
-    run = mesh.per_device(local, (heads, keys, keys, rows), (heads, lse_axes))
-    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, segments))
-    return out, (q, k, v, segments, out, lse)
-
-
-def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
-    heads, keys, rows, lse_axes = _axes(rules.sharding)
-    axes = (heads, keys, keys, rows, heads, lse_axes, heads)
-    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
-    return *run(*saved, dout), None
-
-
-_unrolled.defvjp(_forward, _backward)
-
-
-def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes]:
-    """Logical axes of queries, of keys, of segments, of the log-sum-exp [B, H, T]."""
-    keys = ("batch", None, "kv_heads", "head_dim")
-    return sharding.heads(), keys, ("batch", None), ("batch", "heads", sharding.length)
-
-
-def _local_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, rules: BlockRules
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
 ) -> tuple[jax.Array, jax.Array]:
     (_, length, heads, width), group = q.shape, q.shape[2] // k.shape[2]
     q, k, v = _heads_first(q), _heads_first(k, group), _heads_first(v, group)
     outs, lses = [], []
     for queries, keys in _blocks(length, rules, forward=True):
-        seen = _seen(queries, keys, segments, rules)
+        seen = _seen(queries, keys, mask.key_segments, rules)
         s = _where(seen, _nt(q[:, queries], k[:, keys]) * width**-0.5, HIDDEN)
         top = s.max(-1, keepdims=True)
         exp_scores = _where(seen, jnp.exp(s - top), 0.0)
@@ -95,28 +58,25 @@ def _local_forward(
     return _heads_last(jnp.concatenate(outs, 1), heads), lse
 
 
-def _local_backward(
+def _backward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segments: jax.Array | None,
-    out: jax.Array,
-    lse: jax.Array,
+    mask: MaskArrays,
+    saved: tuple[jax.Array, jax.Array],
     dout: jax.Array,
-    *,
     rules: BlockRules,
 ) -> tuple[jax.Array, ...]:
     (_, length, heads, width), kv_heads = q.shape, k.shape[2]
     group = heads // kv_heads
-    delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-    delta, lse = delta.swapaxes(1, 2).reshape(-1, 1, length), lse.reshape(-1, 1, length)
+    lse, delta = (x.reshape(-1, 1, length) for x in saved)
     q, dout = _heads_first(q), _heads_first(dout)
     k, v = _heads_first(k, group), _heads_first(v, group)
     kt, dqt = k.swapaxes(1, 2), jnp.zeros((len(q), width, length))
     dks, dvs = [], []
     for keys, queries in _blocks(length, rules, forward=False):
         s = _nt(k[:, keys], q[:, queries]) * width**-0.5
-        seen = _seen(queries, keys, segments, rules)
+        seen = _seen(queries, keys, mask.key_segments, rules)
         exp_scores = jnp.exp(s - lse[:, :, queries])
         exp_scores = _where(None if seen is None else seen.swapaxes(1, 2), exp_scores, 0.0)
         ds = exp_scores * (_nt(v[:, keys], dout[:, queries]) - delta[:, :, queries]) * width**-0.5
@@ -129,6 +89,9 @@ def _local_backward(
     sums = (_heads_last(jnp.concatenate(parts, 1), heads) for parts in (dks, dvs))
     dk, dv = (x.reshape(*x.shape[:2], kv_heads, group, width).sum(3) for x in sums)
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+UNROLLED = fused.Implementation(_forward, _backward)
 
 
 def _blocks(length: int, rules: BlockRules, *, forward: bool) -> list[tuple[slice, slice]]:

@@ -134,6 +134,9 @@ def _speed(config: Plain) -> Plain:
     compute: Plain = {
         "context_parallel": "gather",
         "offload": [],
+        "quantization": "none",
+        "quantized_gradients": "all",
+        "quantized_params": [],
         "reduce_dtype": "float32",
         "xla_options": [],
     }

@@ -49,18 +49,18 @@ class Config:
     """The complete config of a run."""
 
     run_dir: str = "runs/default"
-    """The run folder, created if needed. If it holds a run of the same config, that resumes; steps,
-    compute, mesh, accumulation, checkpoint, evaluation, samples, spikes, replay and log may
+    """The run folder, created if needed. If it holds a run of the same config, that run resumes;
+    steps, compute, mesh, accumulation, checkpoint, evaluation, samples, spikes, replay and log may
     differ."""
     seed: int = 0
     """Determines initial parameters, the order of the data and dropout."""
     steps: int = 1000
-    """Updates of the parameters in all."""
+    """Parameter updates in total."""
     epochs: float | None = None
-    """Passes through the training set, instead of steps; None: steps."""
+    """Passes through the training set, to be given instead of steps; None: steps."""
     init_from: str | None = None
     """A run folder, trained or imported, whose model, tokenizer and parameters this run starts
-    from. Of `model` only lora and pooler then count."""
+    from. Of `model`, only lora and pooler are used then."""
     max_skipped_steps: int = 10
     """A step is skipped if its loss or gradient is not finite, or a spike; after this many in a row
     the run stops with an error."""

@@ -60,7 +60,7 @@ def advice(plan: Plan) -> Iterator[str]:
         return
     if plan.memory.state > available:
         devices = plan.sizes[WEIGHTS] * math.ceil(plan.memory.state / available)
-        yield f"parameters, gradients and optimizer need at least {devices} such devices (fsdp)"
+        yield f"parameters, gradients and optimizer state need at least {devices} of these devices"
     else:
         yield "shorten rows (--data.length), or take more devices"
 

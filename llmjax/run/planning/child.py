@@ -6,7 +6,6 @@ Usage: python -m llmjax.run.planning.child REQUEST.json RESULT.json
 import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from llmjax.errors import UserError
-from llmjax.parallel.collectives import Collective, collectives
+from llmjax.parallel.collectives import collectives, summed
 from llmjax.parallel.compilation import compiler_options
 from llmjax.parallel.cycles import estimated_cycles, splash_products
 from llmjax.parallel.hlo import Program
@@ -89,18 +88,6 @@ def topology_devices(topology: Topology) -> Sequence[Any]:
     if topology.chip.name == "v4":
         several["chip_config_name"] = "megacore"
     return topologies.get_topology_desc(topology.name, "tpu", **several).devices
-
-
-def summed(found: Sequence[Collective]) -> list[dict[str, Any]]:
-    """Collectives by kind, axes and whether other work runs beside them, the largest first."""
-    sums: dict[tuple[str, str, int, bool], list[float]] = defaultdict(lambda: [0, 0.0])
-    for each in found:
-        total = sums[each.kind, " x ".join(each.axes), each.devices, each.is_async]
-        total[0] += each.times
-        total[1] += each.wire_bytes
-    names = ("kind", "axes", "devices", "hidden", "times", "wire_bytes")
-    rows = [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
-    return sorted(rows, key=lambda row: -row["wire_bytes"])
 
 
 def versions(topology: Topology) -> str:

@@ -23,6 +23,7 @@ from llmjax.parallel.roofline import (
     StepTime,
     Transfer,
     attention_seconds,
+    compiled_bandwidth,
     cycle_seconds,
 )
 from llmjax.run.config.schema import Config
@@ -115,10 +116,8 @@ def _transfers(rows: Sequence[Mapping[str, Any]], topology: Topology) -> tuple[T
         sums[row["kind"], row["axes"], row["hidden"]] += row["wire_bytes"]
     found = []
     for (kind, axes, hidden), sent in sums.items():
-        # A gather or scatter takes one dimension of a flat torus; other collectives take all.
-        flat = topology.chip.dimensions == 2 and kind != "all-reduce"
-        dimensions = 1 if flat else topology.chip.dimensions
-        found.append(Transfer(kind, axes, sent, topology.chip.link * dimensions, hidden))
+        bandwidth = compiled_bandwidth(topology.chip, kind)
+        found.append(Transfer(kind, axes, sent, bandwidth, hidden))
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llmjax.model.compute import ComputeConfig
 from llmjax.parallel.chips import GIB
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.planning.plan import Plan
@@ -13,8 +14,8 @@ MEMORY_NAMES = {
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "activations": "activations kept (remat {remat})",
-    "layer": "backward pass of a layer (or else the loss)",
-    "loss": "loss: a chunk of logits, the head (or else a layer)",
+    "layer": "either: backward pass of one layer",
+    "loss": "or: loss, with a chunk of logits and the LM head",
     "code": "code",
 }
 
@@ -46,6 +47,7 @@ def as_data(
         "rows_per_device": plan.rows,
         "accumulate": plan.config.optimizer.accumulate,
         "remat": plan.config.compute.remat,
+        "quantization": plan.config.compute.quantization,
         "parameters": {str(kind): count for kind, count in plan.parameters.items()},
         "memory": {
             "analytic": plan.memory.by_kind() | {"peak": plan.memory.peak},
@@ -76,6 +78,7 @@ def _time_data(time: StepTime) -> dict[str, Any]:
     exposed = time.exposed
     return {
         "products": time.products,
+        "narrow_products": time.narrow,
         "attention": time.attention,
         "memory": time.memory,
         "collectives": [
@@ -102,17 +105,24 @@ def _head(plan: Plan) -> Iterator[str]:
     topology = plan.topology
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.sizes.items() if size > 1)
     count = f"{topology.chips} {topology.kind}" + (" chips" if topology.chip else " devices")
-    yield f"{topology.name}: {count if topology.chips > 1 else topology.kind}, {mesh or 'one'}"
+    devices = count if topology.chips > 1 else topology.kind
+    yield f"{topology.name}: {devices}, {mesh or 'one device'}"
     parts = plan.config.optimizer.accumulate
     yield (
         f"{plan.stage.rows_text} per step, {plan.rows:g} on each device"
         + (f" at a time, {parts} times" if parts > 1 else "")
-        + f"; {plan.config.compute.dtype}, remat {plan.config.compute.remat}"
+        + f"; {_dtypes(plan.config.compute)}, remat {plan.config.compute.remat}"
     )
     if plan.compiled is None:
         yield "analytic: from the config and data sheets; --compile asks the compiler"
     else:
         yield f"compiled: {plan.compiled.versions}, {plan.compiled.seconds:.0f} s"
+
+
+def _dtypes(compute: ComputeConfig) -> str:
+    if compute.quantized is None:
+        return compute.dtype
+    return f"{compute.dtype}, products in {compute.quantized.dtype}"
 
 
 def _parameters(plan: Plan) -> Iterator[str]:
@@ -124,16 +134,16 @@ def _parameters(plan: Plan) -> Iterator[str]:
 
 def _memory(plan: Plan, changes: Sequence[str]) -> Iterator[str]:
     available = plan.topology.memory
-    yield f"{'memory of a device, analytic':52}{_gib(plan.memory.peak):>10}"
+    yield f"{'memory per device (analytic)':52}{_gib(plan.memory.peak):>10}"
     for name, size in plan.memory.by_kind().items():
         label = MEMORY_NAMES[name].format(remat=plan.config.compute.remat)
         yield f"  {label:50}{_gib(size):>10}"
     if plan.compiled is not None:
-        yield f"{'memory of a device, compiled':52}{_gib(plan.compiled.peak):>10}"
+        yield f"{'memory per device (compiled)':52}{_gib(plan.compiled.peak):>10}"
         for name, size in plan.compiled.memory.items():
             yield f"  {name:50}{_gib(size):>10}"
     if available is None:
-        yield "the device's memory is not known: n/a whether it fits"
+        yield "the memory of this device is not known, so neither is whether the step fits"
         return
     share = plan.needed / available
     verdict = "fits" if plan.fits else "DOES NOT FIT"
@@ -144,14 +154,16 @@ def _memory(plan: Plan, changes: Sequence[str]) -> Iterator[str]:
 def _time(plan: Plan) -> Iterator[str]:
     time = plan.step_time
     if time is None:
-        yield "time of a step: n/a (the speed of this device is not in the table of chips)"
+        yield "time per step: n/a (the speed of this device is not in the table of chips)"
         return
     depth = "compiled" if plan.compiled and plan.compiled.time else "analytic"
-    yield f"{f'time of a step, predicted ({depth})':52}{time.total:>8.3f} s"
+    yield f"{f'time per step, predicted ({depth})':52}{time.total:>8.3f} s"
     parts = [("matrix products", time.products), ("attention", time.attention)]
     parts += [("memory traffic, optimizer", time.memory)] if time.memory else []
     for name, seconds in parts:
         yield f"  {name:50}{seconds:>8.3f} s{seconds / time.total:>8.1%}"
+        if name == "matrix products" and time.narrow:
+            yield f"    {_narrow(plan):48}{time.narrow:>8.3f} s{time.narrow / time.total:>8.1%}"
     exposed = time.exposed
     for index, each in enumerate(time.transfers):
         name = f"{each.kind} over {each.axis}, {each.wire_bytes / 1e9:.1f} GB"
@@ -161,13 +173,24 @@ def _time(plan: Plan) -> Iterator[str]:
     assert plan.tokens_per_second is not None
     assert plan.tokens_per_chip is not None
     yield f"{'tokens per second':52}{plan.tokens_per_second:>10,.0f}"
-    yield f"{'tokens per second of a chip':52}{plan.tokens_per_chip:>10,.0f}"
+    yield f"{'tokens per second per chip':52}{plan.tokens_per_chip:>10,.0f}"
     chip = plan.topology.chip
     assert chip is not None
     yield (
-        f"{'MFU':52}{plan.mfu or 0:>10.1%}  {si(plan.flops_per_token)}FLOP a token (PaLM's "
-        f"accounting) of {si(chip.flops)}FLOP/s"
+        f"{'MFU':52}{plan.mfu or 0:>10.1%}  {si(plan.flops_per_token)}FLOP per token as in PaLM, "
+        f"peak {si(chip.flops)}FLOP/s"
     )
+
+
+def _narrow(plan: Plan) -> str:
+    """The products with operands of 8 bits, their share, and the peak they are planned with."""
+    quantized, chip = plan.config.compute.quantized, plan.topology.chip
+    assert quantized is not None
+    assert chip is not None
+    flops = plan.work.row_flops
+    share = flops.narrow / (flops.narrow + flops.wide)
+    peak = chip.narrow_flops(quantized.dtype) or chip.flops
+    return f"of them in {quantized.dtype}: {share:.0%} of FLOPs, {si(peak)}FLOP/s"
 
 
 def _run(plan: Plan, tokens: float, price: float | None) -> Iterator[str]:
@@ -181,7 +204,7 @@ def _run(plan: Plan, tokens: float, price: float | None) -> Iterator[str]:
         yield f"{f'cost at {price:g} per chip-hour':52}{shown:>10}"
     yield f"{'checkpoint':52}{_gib(plan.checkpoint):>10}"
     if plan.config.tasks:
-        yield "heads of tasks are not in the plan; all rows are planned as text"
+        yield "task heads are not included, and all rows are planned as text"
 
 
 def _gib(size: float) -> str:

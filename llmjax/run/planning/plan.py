@@ -9,6 +9,7 @@ import jax
 from llmjax.data.stages import Stage
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
+from llmjax.model.compute import check_quantization
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
 from llmjax.model.params import param_specs
@@ -21,7 +22,7 @@ from llmjax.run.planning.memory import RESERVE, Memory, Shares, analytic_memory,
 from llmjax.run.planning.parameters import Kind, parameters_by_kind, state_bytes
 from llmjax.run.planning.step_time import Work, analytic_time
 from llmjax.run.planning.topology import Topology
-from llmjax.run.planning.traced import Row, abstract_mesh, kept_bytes, product_flops
+from llmjax.run.planning.traced import Flops, Row, abstract_mesh, kept_bytes, product_flops
 
 ROWS = LOGICAL_TO_MESH["batch"]
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]
@@ -143,11 +144,13 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
       topology: the devices.
 
     Raises:
-      UserError: sizes do not divide over the mesh, or the mesh does not fit the devices.
+      UserError: sizes do not divide over the mesh, the mesh does not fit the devices, or these
+        have no products of the config's quantization.
     """
     model = resolve(config.model, vocabulary_of(config))
+    check_quantization(config.compute, topology.chip)
     sizes = mesh_sizes(config.mesh, topology.devices, topology.kind)
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     check_divides(config, model, sizes, stage)
     state = state_bytes(config, model, sizes)
     names = tuple((sizes | dict.fromkeys(ROWS, 1)).items())
@@ -171,7 +174,7 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     )
     if config.replay.every:
         memory = with_copies(memory, 1)
-    flops = 0.0 if topology.chip is None else product_flops(row)
+    flops = Flops() if topology.chip is None else product_flops(row)
     work = Work(model, compute, state, flops, sizes, rows, stage.length, accumulate)
     time = None if topology.chip is None else analytic_time(work, topology)
     parameters = parameters_by_kind(model, compute)

@@ -8,12 +8,19 @@ from llmjax.losses.loss import Loss
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
-from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.optimizer import Optimizer, make_optimizer
 from llmjax.optimizers.spikes import skip_spikes
 from llmjax.parallel.mesh import named_sharding
 from llmjax.run.config.schema import Config
 from llmjax.state import Tree, abstract_state
 from llmjax.step import make_train_step
+
+
+def model_and_optimizer(config: Config, vocabulary: int) -> tuple[Model, Optimizer]:
+    """The model and the optimizer of a config whose tokenizer has a vocabulary of this size."""
+    model = Model(resolve(config.model, vocabulary), config.compute)
+    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
+    return model, skip_spikes(optimizer, config.spikes)
 
 
 def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> jax.stages.Lowered:
@@ -27,9 +34,7 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> ja
     Raises:
       UserError: a parameter does not divide over the mesh.
     """
-    model = Model(resolve(config.model, vocabulary), config.compute)
-    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
-    optimizer = skip_spikes(optimizer, config.spikes)
+    model, optimizer = model_and_optimizer(config, vocabulary)
 
     def loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
         key = key if config.compute.dropout else None
@@ -42,7 +47,7 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> ja
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
     )
-    stage = max(config.data.all_stages(), key=lambda stage: stage.batch_size * stage.length)
+    stage = config.data.largest_stage
     sharding = named_sharding(mesh, "batch", "length")
     names = ["inputs", "targets", "positions", "segments"]
     if model.config.is_encoder_decoder:

@@ -1,11 +1,13 @@
 """The time of a training step from the config alone (analytic)."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import layer_types
+from llmjax.model.params import ParamSpec, param_specs
 from llmjax.parallel.mesh import LOGICAL_TO_MESH
 from llmjax.parallel.roofline import (
     StepTime,
@@ -16,6 +18,7 @@ from llmjax.parallel.roofline import (
 )
 from llmjax.run.planning.parameters import StateBytes
 from llmjax.run.planning.topology import Topology
+from llmjax.run.planning.traced import Flops
 
 PASSES = 80
 """Times that a layer's forward and backward pass read or write an array as large as the residual
@@ -25,6 +28,9 @@ UPDATE = 3
 """Times that the optimizer reads or writes its state and the parameters."""
 FORWARD, BACKWARD = 2, 5
 """Products of the scores' size of a fused attention kernel."""
+QUANTIZING = 5
+"""Bytes of memory traffic to quantize a number of an activation or of its gradient: it is read in
+bfloat16 for the largest of its channel, read again, and written in 8 bits."""
 
 REPLICAS, WEIGHTS = LOGICAL_TO_MESH["batch"]
 (LENGTH,) = LOGICAL_TO_MESH["length"]
@@ -38,7 +44,7 @@ class Work:
     model: ModelConfig
     compute: ComputeConfig
     state: StateBytes
-    row_flops: float
+    row_flops: Flops
     """Of the products of a row; see `traced.product_flops`."""
     sizes: Mapping[str, int]
     """Mesh axis -> devices."""
@@ -69,17 +75,49 @@ def analytic_time(work: Work, topology: Topology) -> StepTime:
     chip = topology.chip
     assert chip is not None
     sharing = work.sizes[HEADS] * work.sizes[LENGTH]
-    products = work.accumulate * work.rows * work.row_flops / sharing
+    products = work.row_flops * (work.accumulate * work.rows / sharing)
     layers = work.model.num_encoder_layers + work.model.num_decoder_layers
     stream = work.tokens * work.model.d_model * work.width * layers
     moved = work.accumulate * PASSES * stream
     moved += UPDATE * (work.state.parameters + work.state.optimizer)
+    moved += work.accumulate * QUANTIZING * work.tokens * quantized_numbers(work)
+    quantized = work.compute.quantized
+    narrow = product_seconds(chip, products.narrow, None if quantized is None else quantized.dtype)
     return StepTime(
-        products=product_seconds(chip, products),
+        products=product_seconds(chip, products.wide) + narrow,
+        narrow=narrow,
         attention=attention_seconds(chip, work.accumulate * step_attention_flops(work)),
         memory=moved / chip.bandwidth,
         transfers=tuple(transfers(work, topology)),
     )
+
+
+def quantized_numbers(work: Work) -> float:
+    """Numbers that a device quantizes for each token of a step, in all layers, without weights.
+
+    The input of projections is quantized in both passes, once for all those of a module that read
+    it; the gradient of a result for each of the products that it is in.
+    """
+    quantized = work.compute.quantized
+    if quantized is None:
+        return 0.0
+    inputs, gradients = dict[tuple[object, ...], float](), 0.0
+    for spec in _quantized(work):
+        assert spec.inner is not None
+        sizes = [
+            size / (work.sizes[HEADS] if HEADS in LOGICAL_TO_MESH[axis or "gathered"] else 1)
+            for size, axis in zip(spec.shape.shape, spec.axes, strict=True)
+        ]
+        inner = math.prod(sizes[i] for i in spec.inner)
+        gradients += math.prod(sizes) / inner
+        inputs[*spec.path[:-2], inner] = sizes[0] * inner
+    passes = 1 if work.compute.remat == "none" and not quantized.weights else 2
+    return passes * sum(inputs.values()) + (quantized.inputs + quantized.weights) * gradients
+
+
+def _quantized(work: Work) -> list[ParamSpec]:
+    """The kernels whose products are quantized."""
+    return [spec for spec in param_specs(work.model, work.compute).specs if spec.quantized]
 
 
 def step_attention_flops(work: Work) -> float:
@@ -100,8 +138,9 @@ def step_attention_flops(work: Work) -> float:
 def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     """The collectives of a step, by kind and mesh axis.
 
-    Weights are gathered for the forward and for the backward pass, of each microbatch; gradients
-    are summed as often, since parts of a batch are added where they are stored.
+    Weights are gathered for the forward and for the backward pass, of each microbatch, those of
+    quantized products in 8 bits; gradients are summed as often, since parts of a batch are added
+    where they are stored.
     """
     links, sizes = topology.bandwidths(work.sizes), work.sizes
     times = work.accumulate
@@ -114,7 +153,10 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
             sent = nbytes * (size - 1) / size * (2 if kind == "all-reduce" else 1)
             yield Transfer(kind, axis, sent, links[axis], hidden)
 
-    gathered = count * work.width * 2 * times
+    narrow = sum(math.prod(spec.shape.shape) for spec in _quantized(work)) / sizes[HEADS]
+    quantized = work.compute.quantized
+    passes = 0 if quantized is None else 1 + quantized.inputs
+    gathered = (count * work.width * 2 - narrow * (work.width - 1) * passes) * times
     yield from ring(WEIGHTS, gathered, "all-gather", hidden=True)
     trained = work.state.trained / 4 * sizes[WEIGHTS] * work.reduce_width * times
     torus = on_tpu and len(topology.shape) == 2  # there compilers make all-reduces of scatters
@@ -124,10 +166,19 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     yield from ring(REPLICAS, summed, "all-reduce", hidden=not on_tpu)
     layers = work.model.num_encoder_layers + work.model.num_decoder_layers
     rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers * times
-    again = 2 if work.compute.remat == "full" else 0
+    again = _gathered_again(work.compute)
     yield from ring(HEADS, rows * work.width * (4 + again), "all-gather", hidden=False)
     yield from ring(HEADS, rows * work.reduce_width * 4, "reduce-scatter", hidden=False)
     keys = work.rows * work.length * 2 * work.model.kv_heads / sizes[HEADS] * work.model.head_width
     keys *= layers * times
     yield from ring(LENGTH, keys * work.width * 2, "all-gather", hidden=False)
     yield from ring(LENGTH, keys * 4, "reduce-scatter", hidden=False)
+
+
+def _gathered_again(compute: ComputeConfig) -> int:
+    """How often a layer's backward pass gathers the residual stream to recompute projections of it:
+    for attention and for the MLP, unless their results are kept."""
+    kept = compute.kept_names
+    if kept is None:
+        return 0
+    return sum(not names <= set(kept) for names in ({"query", "key", "value"}, {"up"}))

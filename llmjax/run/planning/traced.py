@@ -74,8 +74,23 @@ def kept_bytes(row: Row) -> float:
     return sum(device_bytes(leaf) for leaf in on_device if (leaf.dtype, leaf.shape) not in shapes)
 
 
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of matrix products."""
+
+    wide: float = 0.0
+    narrow: float = 0.0
+    """With operands of 8 bits."""
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.wide + other.wide, self.narrow + other.narrow)
+
+    def __mul__(self, times: float) -> "Flops":
+        return Flops(self.wide * times, self.narrow * times)
+
+
 @cache
-def product_flops(row: Row) -> float:
+def product_flops(row: Row) -> Flops:
     """FLOPs of the matrix products of a row, forward and backward, with what is recomputed, of all
     devices that share it; without attention in fused kernels or in loops over blocks."""
     model = row.model
@@ -126,30 +141,31 @@ def _shapes_of(params: Any) -> set[tuple[Any, tuple[int, ...]]]:
     return {(jnp.dtype(jnp.float32), shape) for shape in shapes if shape}
 
 
-def flops_of(program: ClosedJaxpr) -> float:
+def flops_of(program: ClosedJaxpr) -> Flops:
     """FLOPs of all matrix products of a program; those in loops of unknown length count 0."""
     return _flops(program.jaxpr)
 
 
-def _flops(jaxpr: Jaxpr) -> float:
-    return sum(map(_equation_flops, jaxpr.eqns))
+def _flops(jaxpr: Jaxpr) -> Flops:
+    return sum(map(_equation_flops, jaxpr.eqns), Flops())
 
 
-def _equation_flops(equation: JaxprEqn) -> float:
+def _equation_flops(equation: JaxprEqn) -> Flops:
     name = equation.primitive.name
     if name == "dot_general":
         (contract, _), _ = equation.params["dimension_numbers"]
         left: Any = equation.invars[0].aval
         result: Any = equation.outvars[0].aval
         summed = math.prod(left.shape[axis] for axis in contract)
-        return 2.0 * math.prod(result.shape) * summed
+        flops = 2.0 * math.prod(result.shape) * summed
+        return Flops(narrow=flops) if left.dtype.itemsize == 1 else Flops(wide=flops)
     if name in ("while", "cond"):
-        return 0.0
+        return Flops()
     times = equation.params["length"] if name == "scan" else 1
     inner = (part for value in equation.params.values() for part in _programs(value))
     if name == "shard_map":  # its shapes are those of one device
         times = math.prod(equation.params["mesh"].shape.values())
-    return times * sum(map(_flops, inner))
+    return sum(map(_flops, inner), Flops()) * times
 
 
 def _programs(value: Any) -> list[Jaxpr]:

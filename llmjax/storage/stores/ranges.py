@@ -52,6 +52,11 @@ class RangeReader:
             with folder.errors():
                 self._files = self._store.filesystem()
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are in a bucket."""
+        return self._files is not None
+
     def read(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         """The bytes of each range.
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from llmjax.errors import UserError
 from llmjax.parallel.chips import CHIPS, GIB
 from llmjax.run.config.files import load_config_file
 from llmjax.run.planning.plan import Plan, analytic_plan
@@ -18,13 +19,15 @@ LLAMA_70B = {
 }
 
 
-def llama(topology: str, batch_size: int, length: int = 8192, remat="full", **model) -> Plan:
+def llama(
+    topology: str, batch_size: int, length: int = 8192, remat="full", compute=None, **model
+) -> Plan:
     config = load_config_file("llama_8b")
     config = replace(
         config,
         model=replace(config.model, **({"vocab_size": 128_256} | model)),
         data=replace(config.data, batch_size=batch_size, length=length),
-        compute=replace(config.compute, remat=remat),
+        compute=replace(config.compute, remat=remat, **(compute or {})),
     )
     return analytic_plan(config, parse_topology(topology))
 
@@ -61,6 +64,29 @@ def test_memory_that_compilers_report():
     assert small.tokens_per_chip == pytest.approx(2355, rel=0.05)  # from cycles: 2267 to 2443
     assert small.parameters["mlp"] == 32 * 3 * 4096 * 14_336
     assert small.checkpoint == pytest.approx(3 * 4 * 8.03e9, rel=0.001)
+
+
+def test_quantized_products_are_faster():
+    """The figures of docs/quantization.md, and what makes them."""
+    for topology, rows, dtype, gain in (
+        ("v5e:16x16", 512, "int8", 1.40),
+        ("v6e:16x16", 768, "int8", 1.33),
+        ("h100:8", 16, "fp8", 1.46),
+    ):
+        plans = [llama(topology, rows, compute={"quantization": q}) for q in ("none", dtype)]
+        wide, narrow = plans
+        speeds = [plan.tokens_per_chip for plan in plans]
+        assert speeds[1] / speeds[0] == pytest.approx(gain, abs=0.005), topology
+        flops = narrow.work.row_flops
+        assert flops.narrow + flops.wide == wide.work.row_flops.wide
+        assert narrow.memory.peak == wide.memory.peak
+        times = wide.time, narrow.time
+        assert times[0].products - times[1].products == pytest.approx(times[1].narrow, rel=2e-3)
+    gathers = [plan.time.transfers[0].wire_bytes for plan in plans]
+    layers = sum(plans[0].parameters[kind] for kind in ("attention", "mlp"))
+    assert gathers[0] - gathers[1] == pytest.approx(2 * layers * 7 / 8)
+    with pytest.raises(UserError, match="v5e has no fp8 products"):
+        llama("v5e:16x16", 512, compute={"quantization": "fp8"})
 
 
 def test_parts_of_a_step():
