@@ -26,8 +26,8 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "llama_1b",
         {
             "model.d-model": "256", "model.num-heads": "4", "model.num-kv-heads": "2",
-            "model.d-ff": "768", "model.num-decoder-layers": "18", "data.length": "256",
-            "data.batch-size": "32", "compute.remat": "full", "optimizer.accumulate": "1",
+            "model.d-ff": "768", "model.num-decoder-layers": "12", "data.length": "256",
+            "data.batch-size": "16", "compute.remat": "full", "optimizer.accumulate": "1",
         },
     ),
     "Llama, Adafactor, float32": (

@@ -136,6 +136,9 @@ def test_a_part_that_fails_keeps_its_results_and_says_why(name, tmp_path):
 def test_reasons_are_short():
     assert len(reason_of("E" * 1000, 1)) < 200
     assert reason_of("", 9) == "exit code 9"
+    # An optional package that lacks is no reason if another error came after it.
+    both = "ModuleNotFoundError: No module named 'x'\nRuntimeError: out of memory\nmore"
+    assert reason_of(both, 1) == "RuntimeError: out of memory"
 
 
 def test_lines_count_flops_alike_and_compare_what_is_alike():

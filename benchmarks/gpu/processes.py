@@ -111,10 +111,10 @@ def _rows(path: Path) -> list[dict]:
 
 def reason_of(stderr: str, code: int) -> str:
     """Why a process failed, in a line: a missing package, its last error, or its last line."""
-    if missing := _MISSING.search(stderr):
-        package = PIP.get(missing[1], missing[1].replace("_", "-"))
-        return f"needs {missing[1]}: pip install {package}"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
     found = (errors or lines or [f"exit code {code}"])[-1]
+    if missing := _MISSING.search(found):
+        package = PIP.get(missing[1], missing[1].replace("_", "-"))
+        return f"needs {missing[1]}: pip install {package}"
     return found if len(found) <= LONGEST_REASON else found[: LONGEST_REASON - 1] + "…"

@@ -12,9 +12,13 @@ import pytest
 from command import run
 
 import runs
+from llmjax.cli.data import BuildOptions
+from llmjax.data.datatrove.executors import RayExecutor
 from llmjax.data.text import shards
 from llmjax.data.text.corpus import prepare
+from llmjax.run.config.build import ConfigError
 from llmjax.run.config.files import load_config_file
+from llmjax.run.config.overrides import Override, override
 
 
 @pytest.fixture
@@ -62,6 +66,14 @@ def test_it_prepares_the_store_that_training_opens(capsys, config_file, monkeypa
         code, out, err = run(capsys, *words)
         assert code == 0, err
         assert f"nothing; {what}" in out
+
+
+@pytest.mark.once
+def test_a_field_has_the_type_that_it_has_in_the_kind_that_was_chosen():
+    fields = [Override("executor", ("ray",)), Override("executor.memory-gb", ("0.5",))]
+    assert override(BuildOptions(), fields).executor == RayExecutor(memory_gb=0.5)
+    with pytest.raises(ConfigError, match=r"memory-gb: '0.5' is not an integer"):
+        override(BuildOptions(), [Override("executor", ("slurm",)), fields[1]])
 
 
 def test_it_reports_what_filters_dropped(capsys, config_file, tmp_path):

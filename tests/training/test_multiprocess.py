@@ -52,7 +52,11 @@ def train_in_processes(configs: list[Config], folder: Path, count: int, devices:
     }
     command = [sys.executable, str(tiny.HERE / "worker.py"), str(devices), *map(str, paths)]
     own = [
-        {"JAX_PROCESS_ID": str(index), "LLMJAX_CACHE": str(folder / f"cache{index}")}
+        {
+            "JAX_PROCESS_ID": str(index),
+            "LLMJAX_CACHE": str(folder / f"cache{index}"),
+            "HOME": str(folder / f"home{index}"),
+        }
         for index in range(count)
     ]
     workers = [subprocess.Popen(command, env=environment | variables) for variables in own]

@@ -146,8 +146,8 @@ def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> 
         node = _get(tree, tuple(outer[:-1]))[outer[-1]] = section
     if isinstance(node, list) and last.isdecimal() and int(last) < len(node):
         node[int(last)] = parse(annotation, change.words)
-    elif isinstance(node, dict) and last in _fields_of(cls, change.path[:-1], node):
-        node[last] = parse(annotation, change.words)
+    elif isinstance(node, dict) and last in (fields := _fields_of(cls, change.path[:-1], node)):
+        node[last] = parse(fields[last], change.words)  # of its kind: another's may differ
     else:
         return False
     return True
