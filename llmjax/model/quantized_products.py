@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import qwix
 
 from llmjax.model import products
 from llmjax.model.compute import Precision, Quantization
@@ -198,6 +197,8 @@ def _weight_gradient(
 
 def _quantize(x: jax.Array, channels: tuple[int, ...], dtype: NarrowDtype) -> _Quantized:
     """Quantizes an operand that a product sums over all dimensions but `channels`."""
+    import qwix  # here, since training without quantized products does without
+
     found = qwix.quantize(x.astype(jnp.float32), DTYPES[dtype], channelwise_axes=channels)
     summed = tuple(axis for axis in range(x.ndim) if axis not in channels)
     return _Quantized(found.qvalue, jnp.squeeze(found.scale, summed))
