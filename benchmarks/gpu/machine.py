@@ -1,5 +1,6 @@
 """What a measurement ran on: device, driver, versions. Starts no device in this process."""
 
+import importlib.util
 import platform
 import subprocess
 import sys
@@ -11,6 +12,9 @@ PACKAGES = (
     "jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "optax", "torch", "triton",
     "transformers", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
 )  # fmt: skip
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+"""Modules with which JAX finds NVIDIA GPUs."""
+
 PROBE = """
 import jax
 device = jax.devices()[0]
@@ -41,6 +45,8 @@ def find_device(variables: Mapping[str, str]) -> Device | str:
         return "JAX does not start within 90 s"
     words = probe.stdout.split(maxsplit=2)
     if probe.returncode or len(words) < 3:
+        if not any(importlib.util.find_spec(name) for name in PLUGINS):
+            return "jax-cuda13-plugin is not installed: pip install 'jax[cuda13]'"
         lines = [line for line in probe.stderr.splitlines() if line.strip()]
         return lines[-1].strip() if lines else "JAX does not start"
     if words[0] not in ("gpu", "cuda"):

@@ -267,7 +267,7 @@ def test_mistakes_are_named(config, folder, monkeypatch):
     assert "(regex " in everything
     if importlib.util.find_spec("fasttext") is None:
         message = refused(LanguageFilter())
-        assert message.startswith("filter language: Please install `fasteners` and `fasttext`")
+        assert message.startswith("filter language: needs fasteners and fasttext")
         assert "pip install fasteners fasttext-numpy2-wheel" in message
     if importlib.util.find_spec("tldextract") is not None:
         lines = TextSource((str(folder / "*.csv"),))

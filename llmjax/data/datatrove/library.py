@@ -17,6 +17,7 @@ from llmjax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_PACKAGES = re.compile(r"[Pp]lease install (.+?) to ")
 _INSTALL = re.compile(r"`(pip install [^`]+)`")
 PINNED = "pip install 'datatrove==0.10.*'"
 """The version whose signatures the fields here have."""
@@ -67,7 +68,9 @@ def complete(noun: str) -> Iterator[None]:
     except ImportError as error:
         match = _INSTALL.search(str(error))
         fix = match[1] if match else "pip install 'llmjax[datatrove-filters]'"
-        reason = str(error).partition(" (`pip")[0] if match else f"a package is missing: {error}"
+        packages = _PACKAGES.search(str(error))
+        needed = packages[1].replace("`", "") if packages else None
+        reason = f"needs {needed}" if needed else f"a package is missing: {error}"
         raise UserError(noun, reason, fix) from error
     except OSError as error:
         reason = f"what it needs cannot be read or downloaded: {error}"
