@@ -103,7 +103,7 @@ def _write(
     keys: jax.Array, values: jax.Array, positions: jax.Array, k: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     rows = jnp.arange(positions.shape[0])[:, None]
-    if positions.size == 1 and mesh.platform() == "cpu":
+    if positions.shape == (1, 1) and mesh.platform() == "cpu":
         # XLA's CPU compiler makes one write a dynamic-update-slice, computes that once for the
         # cache and once for attention, and copies the cache for it. It leaves two writes alone.
         positions, k, v = (jnp.concatenate([x, x], axis=1) for x in (positions, k, v))

@@ -148,10 +148,11 @@ def _token_product(
     Without the dimension of tokens, XLA's CPU compiler reads transposed weights as they are.
     """
     # A CPU takes eight times as long for one bfloat16 row as for two.
-    single = len(x) == 1 and x.dtype == jnp.bfloat16 and mesh.platform() == "cpu"
+    single = x.shape[0] == 1 and x.dtype == jnp.bfloat16 and mesh.platform() == "cpu"
     rows = jnp.broadcast_to(x, (2, *x.shape[1:])) if single else x
     contract = (tuple(range(1, x.ndim)), inner)
-    return dot(rows, weight, contract, mesh.out_sharding(*out), result)[: len(x)]
+    y = dot(rows, weight, contract, mesh.out_sharding(*out), result)
+    return y[:1] if single else y
 
 
 def _dense_forward(
