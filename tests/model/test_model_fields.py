@@ -78,8 +78,15 @@ OTHER_COMPUTE = {
     "reduce_dtype": "bfloat16",
     "offload": ("input",),
     "context_parallel": "gather",
+    "quantization": "int8",
+    "quantized_params": ("*.mlp.*",),
+    "quantized_gradients": "none",
 }
-COMPUTE_NEEDS = {"offload": {"remat": "full"}}
+COMPUTE_NEEDS = {
+    "offload": {"remat": "full"},
+    "quantized_params": {"quantization": "int8"},
+    "quantized_gradients": {"quantization": "int8"},
+}
 WINDOW = {"window": 3}
 NEEDS = {
     "max_length": {"positions": "learned"},
