@@ -9,8 +9,6 @@ from llmjax.data.datatrove.filters import DatatroveFilter, WordFilter, not_in_un
 from llmjax.data.datatrove.library import versions
 from llmjax.data.text.source import file_hash
 
-_FASTTEXT = "fasttext-numpy2-wheel"
-
 
 @dataclass(frozen=True)
 class LanguageFilter(DatatroveFilter):
@@ -36,13 +34,8 @@ class LanguageFilter(DatatroveFilter):
         return not_in_unit_interval("language_threshold", self.language_threshold)
 
     def resources(self, step: Any, cache_dir: str | None) -> Sequence[object]:
-        from datatrove.io import cached_asset_path_or_download
-
         lid = step.model
-        path = cached_asset_path_or_download(
-            lid.MODEL_URL, progress=False, namespace="lid", subfolder=lid.MODEL_SUBFOLDER
-        )
-        return [*versions(_FASTTEXT), file_hash(Path(path), cache_dir)]
+        return _fasttext_model(lid.MODEL_URL, "lid", lid.MODEL_SUBFOLDER, cache_dir)
 
 
 @dataclass(frozen=True)
@@ -77,12 +70,7 @@ class FastTextClassifierFilter(DatatroveFilter):
         return {**self.settings, **labels}
 
     def resources(self, step: Any, cache_dir: str | None) -> Sequence[object]:
-        from datatrove.io import cached_asset_path_or_download
-
-        path = cached_asset_path_or_download(
-            self.model_url, progress=False, namespace="filters", subfolder="fasttext"
-        )
-        return [*versions(_FASTTEXT), file_hash(Path(path), cache_dir)]
+        return _fasttext_model(self.model_url, "filters", "fasttext", cache_dir)
 
 
 @dataclass(frozen=True)
@@ -105,3 +93,11 @@ class UnigramLogProbFilter(WordFilter):
         )
         words = super().resources(step, cache_dir)
         return [*words, file_hash(folder / "unigram_freq.csv", cache_dir)]
+
+
+def _fasttext_model(url: str, namespace: str, folder: str, cache_dir: str | None) -> list[object]:
+    """The versions, and the content of a model in datatrove's cache, downloaded at first."""
+    from datatrove.io import cached_asset_path_or_download
+
+    path = cached_asset_path_or_download(url, progress=False, namespace=namespace, subfolder=folder)
+    return [*versions("fasttext-numpy2-wheel"), file_hash(Path(path), cache_dir)]
