@@ -251,7 +251,7 @@ def _look_up(
         found = look_up(mesh.reshard(rows.values, *products.gathered(axes))).astype(jnp.float32)
         scale = look_up(mesh.reshard(rows.scale, axes[0], None))
         return (found * scale).astype(precision.dtype)
-    if all(mesh.parts(axis) == 1 for axis in axes):
+    if not mesh.is_split(*axes):
         return look_up(rows).astype(precision.dtype)
     return look_up(products.gather(rows, axes, precision.dtype))
 

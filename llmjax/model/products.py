@@ -70,7 +70,7 @@ def reduced(precision: Precision, *over: str | None) -> str:
 
     float32 where no devices share them, since nothing is sent.
     """
-    if all(mesh.parts(axis) == 1 for axis in over):
+    if not mesh.is_split(*over):
         return "float32"
     if precision.reduce != "auto":
         return precision.reduce
@@ -136,8 +136,7 @@ def _dense(
 
 def _stays_narrow(kernel: Quantized, axes: Axes) -> bool:
     """Whether the integers themselves are multiplied: on a CPU, faster than widening them."""
-    whole = all(mesh.parts(axis) == 1 for axis in axes)
-    return mesh.platform() == "cpu" and whole and not kernel.is_packed
+    return mesh.platform() == "cpu" and not mesh.is_split(*axes) and not kernel.is_packed
 
 
 def _token_product(

@@ -123,7 +123,7 @@ def _dense(
         _Operand(weight.scale, shape.outer),
         over=shape.inner,
         # The sum of devices is scattered over the length that "residual" splits further.
-        result=out if _is_split(shape.inner) else (*shape.rows, *shape.outer),
+        result=out if mesh.is_split(*shape.inner) else (*shape.rows, *shape.outer),
         sums=products.reduced(how.precision, *shape.inner),
     )
     y = mesh.reshard(y, *out)
@@ -216,10 +216,6 @@ def _row_scale(rows: _Quantized, axes: Axes, more: int) -> _Operand:
     """The scales of rows, [B, L], with `more` dimensions of 1."""
     scale = jnp.expand_dims(rows.scale, tuple(range(2, 2 + more)))
     return _Operand(scale, (*axes, *(None,) * more))
-
-
-def _is_split(axes: Axes) -> bool:
-    return any(mesh.parts(axis) > 1 for axis in axes)
 
 
 def _product(

@@ -216,6 +216,11 @@ def parts(axis: str | None) -> int:
     return math.prod(shape[name] for name in mesh_axes(axis))
 
 
+def is_split(*axes: str | None) -> bool:
+    """Whether any of these logical axes is split into parts."""
+    return any(parts(axis) > 1 for axis in axes)
+
+
 def shards(axis: str | None) -> int:
     """The number of parts of an array as the code being traced sees it: 1 inside `per_device`."""
     return parts(axis) if has_shardings() else 1
