@@ -147,10 +147,12 @@ def test_processes_without_shared_files_are_killed_and_one_resumes(
         (tmp_path / f"{index}.json").write_text(to_json(own))
         command = [sys.executable, "-c", WORKER, str(tmp_path / f"{index}.json")]
         variables = {"JAX_PROCESS_ID": str(index), "LLMJAX_CACHE": str(tmp_path / f"disk{index}")}
-        workers.append(subprocess.Popen(command, env=environment | variables))
+        with (tmp_path / f"{index}.log").open("w") as log:
+            workers.append(subprocess.Popen(command, env=environment | variables, stderr=log))
     try:
         while not (store / f"checkpoints/4/{MANIFEST}").is_file():
-            assert [worker.poll() for worker in workers] == [None, None]
+            ended = [index for index, worker in enumerate(workers) if worker.poll() is not None]
+            assert not ended, "".join((tmp_path / f"{index}.log").read_text() for index in range(2))
             time.sleep(0.2)
     finally:
         for worker in workers:

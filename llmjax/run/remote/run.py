@@ -22,7 +22,7 @@ from llmjax.run.remote.objects import LOCK, is_fetched_later, visible
 from llmjax.run.remote.publisher import Publisher
 from llmjax.storage.cache_folders import unwritable_is_user_error
 from llmjax.storage.checksums import MANIFEST
-from llmjax.storage.stores.mirror import bring_up_to_date
+from llmjax.storage.stores.mirror import Objects, bring_up_to_date
 from llmjax.storage.stores.path import StorePath, location
 from llmjax.storage.stores.transfer import check_finished, delete_files
 from llmjax.storage.writing import cache_root, write_atomically
@@ -57,9 +57,7 @@ class RemoteRun(Run):
 
     def refresh(self) -> None:
         if self.publisher is None:
-            files = self.store.files()
-            check_finished(self.store, files)
-            bring_up_to_date(self.folder, self.store, visible(files), is_fetched_later)
+            bring_up_to_date(self.folder, self.store, self._objects, is_fetched_later)
 
     def refresh_checkpoints(self) -> None:
         """Makes all published checkpoints visible in this process, whose values are on no disk
@@ -68,8 +66,13 @@ class RemoteRun(Run):
         Raises:
           UserError: the bucket cannot be read.
         """
-        files, folder = visible(self.store.files()), self.checkpoints.name
-        bring_up_to_date(self.folder, self.store, files, is_fetched_later, within=f"{folder}/")
+        within = f"{self.checkpoints.name}/"
+        bring_up_to_date(self.folder, self.store, self._objects, is_fetched_later, within)
+
+    def _objects(self) -> Objects:
+        files = self.store.files()
+        check_finished(self.store, files)
+        return visible(files)
 
     def check_lock(self) -> None:
         if self.held is not None:

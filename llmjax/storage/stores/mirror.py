@@ -20,6 +20,8 @@ from llmjax.storage.writing import cache_root
 
 INDEX = ".store.json"
 """In a copy: its address, and the sizes and versions of the objects, fetched or not."""
+LISTINGS = 5
+"""How often a folder is listed whose objects change while they are downloaded."""
 
 
 Lazy = Callable[[str], bool]
@@ -45,24 +47,42 @@ def local_copy(
     Raises:
       UserError: there is no such folder, it is incomplete, or it cannot be read.
     """
-    files = source.files()
-    if not files:
-        raise UserError(source, "no such folder", "check the path")
-    check_finished(source, files)
+
+    def listing() -> Objects:
+        files = source.files()
+        if not files:
+            raise UserError(source, "no such folder", "check the path")
+        check_finished(source, files)
+        return visible(files)
+
     folder = cache_root() / "stores" / source.scheme / source.bucket / source.key
-    bring_up_to_date(folder, source, visible(files), lazy)
+    bring_up_to_date(folder, source, listing, lazy)
     return folder
 
 
 def bring_up_to_date(
-    folder: Path, source: StorePath, files: Objects, lazy: Lazy, within: str = ""
+    folder: Path, source: StorePath, listing: Callable[[], Objects], lazy: Lazy, within: str = ""
 ) -> None:
-    """Makes a folder a copy of these objects of `source`: downloads those that it lacks in these
-    versions, and removes earlier ones that are gone; given `within`, of names that begin so.
+    """Makes a folder a copy of the listed objects of `source`: downloads those that it lacks in
+    their versions, and removes earlier ones that are gone; given `within`, of names that begin so.
+    Lists them again if they change meanwhile, as the logs of a run in training do.
 
     Raises:
       UserError: an object cannot be read, or the folder cannot be written.
     """
+    files = listing()
+    for attempt in range(1, LISTINGS + 1):
+        try:
+            _become(folder, source, files, lazy, within)
+            return
+        except UserError:
+            files, before = listing(), files
+            if attempt == LISTINGS or files == before:
+                raise
+
+
+def _become(folder: Path, source: StorePath, files: Objects, lazy: Lazy, within: str) -> None:
+    """Makes a folder a copy of these objects; UserError if they are not as listed any more."""
     with folder_lock(folder):
         held = _held(folder)
         others = {name: info for name, info in held.items() if not name.startswith(within)}

@@ -195,6 +195,40 @@ def test_local_copy(server, folder, tmp_path, monkeypatch):
         local_copy(folder / "nothing")
 
 
+def test_a_local_copy_of_what_changes_meanwhile(server, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path))
+    (folder / "log").write_bytes(b"1")
+    (folder / "old").write_bytes(b"1")
+    download = StorePath.download
+
+    def growing(self, file, changes):
+        if changes:
+            changes.pop()(self)
+        download(self, file)
+
+    def follow(*changes):
+        left = list(changes)
+        with monkeypatch.context() as patch:
+            patch.setattr(StorePath, "download", lambda self, file: growing(self, file, left))
+            return local_copy(folder)
+
+    def append(path):
+        log = path.parent / "log"
+        log.write_bytes(log.read_bytes(99) + b"2")
+
+    copy = follow(lambda path: (path.parent / "old").unlink(), append)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} | {INDEX: b""} == {
+        "log": b"12",
+        INDEX: b"",
+    }
+    append(folder / "log")
+    with pytest.raises(UserError, match="log: changed while it was read"):
+        follow(*[append] * 99)
+    (folder / "log").unlink()
+    (folder / "log").write_bytes(b"1")
+    assert (follow() / "log").read_bytes() == b"1"
+
+
 def test_gzip_of_another_kind_stays_damage(folder):
     """A library's OSError about the content is not one of the store."""
     path = folder / "x.gz"
