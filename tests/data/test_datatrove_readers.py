@@ -19,6 +19,7 @@ from llmjax import (
     IpcSource,
     WarcSource,
 )
+from llmjax.data.datatrove.library import hear_warnings
 from llmjax.data.datatrove.readers import ReaderSource
 from llmjax.data.text.reading import LARGEST_DOCUMENT
 from llmjax.data.text.source import SOURCES
@@ -89,6 +90,7 @@ def test_lines_are_those_of_datatrove(tmp_path, caplog):
     pytest.importorskip("orjson")
     (tmp_path / "a.jsonl").write_text('{"text": "a", "url": "u"}\n{"text"\n\n{"text": "b"}\n')
     source = DatatroveJsonlSource((str(tmp_path / "a.jsonl"),))
+    hear_warnings()  # whatever has set up datatrove's messages before
     assert ours(source) == theirs("JsonlReader", tmp_path) == [("a", {"url": "u"}), ("b", {})]
     assert "Error when reading `a.jsonl`" in caplog.text
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')

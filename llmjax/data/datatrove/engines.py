@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ from datatrove.executor import (
     RayPipelineExecutor,
     SlurmPipelineExecutor,
 )
-from loguru import logger
 
+from llmjax.data.datatrove.library import hear_warnings
 from llmjax.data.datatrove.stage import Stage
 from llmjax.errors import UserError
 
 _POLL_SECONDS = 1.0
 _DEAD = "DependencyNeverSatisfied"
 _IMPORTED_ONCE = ["llmjax.data.datatrove.engines", "llmjax.data.datatrove.steps"]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps executors from printing, who set up the messages anew with each task."""
+    hear_warnings()
+    try:
+        yield
+    finally:
+        hear_warnings()
 
 
 class _Local(LocalPipelineExecutor):
@@ -35,13 +46,13 @@ class _Local(LocalPipelineExecutor):
 
 def run_local(stage: Stage, workers: int) -> Any:
     """Runs a stage with so many processes of this machine."""
-    logger.remove()
     # The processes of all stages are forked from one, which imports the libraries once.
     multiprocess.get_context("forkserver").set_forkserver_preload(_IMPORTED_ONCE)
     executor = _Local(
         list(stage.pipeline), tasks=stage.tasks, workers=workers, logging_dir=str(stage.logs)
     )
-    executor.run()
+    with _quiet():
+        executor.run()
     return executor
 
 
@@ -60,7 +71,6 @@ def run_slurm(stage: Stage, workers: int, env_command: str | None, **options: An
     Raises:
       UserError: SLURM refuses the jobs.
     """
-    logger.remove()
     executor = _Slurm(
         list(stage.pipeline),
         tasks=stage.tasks,
@@ -71,7 +81,8 @@ def run_slurm(stage: Stage, workers: int, env_command: str | None, **options: An
         **options,
     )
     try:
-        executor.run()
+        with _quiet():
+            executor.run()
     except subprocess.CalledProcessError as error:
         raise UserError("sbatch", "refused the job", "see its message above") from error
     if executor.job_id != -1:  # else all tasks were completed
@@ -112,7 +123,6 @@ def run_ray(stage: Stage, workers: int, address: str, memory_gb: float) -> Any:
         reason = f"no cluster answers: {(str(error).splitlines() or [type(error).__name__])[0]}"
         fix = "start one with `ray start --head`, or give --executor.address"
         raise UserError(f"Ray at {address}", reason, fix) from error
-    logger.remove()
     executor = RayPipelineExecutor(
         list(stage.pipeline),
         tasks=stage.tasks,
@@ -121,7 +131,8 @@ def run_ray(stage: Stage, workers: int, address: str, memory_gb: float) -> Any:
         mem_per_cpu_gb=memory_gb,
     )
     try:
-        executor.run()
+        with _quiet():
+            executor.run()
     finally:
         ray.shutdown()
     return executor

@@ -88,14 +88,16 @@ def pipeline(name: str) -> Any:
     check_library()
     is_first = "datatrove.utils.logging" not in sys.modules
     module = importlib.import_module(f"datatrove.pipeline.{name}")
-    from loguru import logger
-
-    if is_first:
-        logger.remove()  # what prints everything to stderr; an executor has others
-        logger.add(lambda message: _warn(message.record["message"]), level="WARNING")
+    if is_first:  # else an executor may have set up the log of a task
+        hear_warnings()
     return module
 
 
-@functools.lru_cache(256)  # each reader repeats its warnings
-def _warn(text: str) -> None:
-    log.warning("datatrove: %s", text)
+def hear_warnings() -> None:
+    """Sends datatrove's warnings to Python's logging, each once, in place of printing all of its
+    messages to stderr."""
+    from loguru import logger
+
+    warn = functools.lru_cache(256)(lambda text: log.warning("datatrove: %s", text))
+    logger.remove()
+    logger.add(lambda message: warn(message.record["message"]), level="WARNING")
