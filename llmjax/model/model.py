@@ -19,7 +19,7 @@ from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding, Aux, add_aux
-from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
+from llmjax.model.params import Params, ParamSpec, check_mesh, param_specs, unstacked_layers
 from llmjax.model.quantized import Weight, as_array
 from llmjax.model.softcap import soft_cap
 from llmjax.model.transformer import Transformer
@@ -52,9 +52,10 @@ class Model:
         stack) for projections into the residual stream. Norm scales are 1 and biases 0.
 
         Raises:
-          UserError: names all parameters that do not divide over the mesh.
+          UserError: the layers do not divide over the mesh's stages, or names all parameters that
+            do not divide over it.
         """
-        param_specs(self.config, self.compute).check_mesh()
+        check_mesh(self.config, self.compute)
         state = nnx.state(Transformer(self.config, self.compute, rngs=nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
@@ -66,7 +67,7 @@ class Model:
         """
         if not mesh.has_mesh():
             return param_specs(self.config, self.compute).tree(lambda spec: spec.shape)
-        param_specs(self.config, self.compute).check_mesh()
+        check_mesh(self.config, self.compute)
         devices = jax.sharding.get_mesh()
 
         def sharded(spec: ParamSpec) -> jax.ShapeDtypeStruct:

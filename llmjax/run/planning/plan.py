@@ -12,7 +12,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import check_quantization
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
-from llmjax.model.params import param_specs
+from llmjax.model.params import check_mesh
 from llmjax.optimizers.trainable import TrainHeads
 from llmjax.parallel.mesh import LOGICAL_TO_MESH, mesh_sizes
 from llmjax.parallel.roofline import StepTime
@@ -205,7 +205,7 @@ def check_divides(
       UserError: they do not.
     """
     with jax.sharding.use_abstract_mesh(abstract_mesh(sizes, "cpu")):
-        param_specs(model, config.compute).check_mesh()
+        check_mesh(model, config.compute)
     parts = sizes[ROWS[0]] * sizes[ROWS[1]] * config.optimizer.accumulate
     if stage.batch_size % parts:
         fix = f"give a multiple of {parts} (data x fsdp x accumulate), or another mesh"
