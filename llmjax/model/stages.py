@@ -38,6 +38,24 @@ def schedule_of(compute: ComputeConfig, stages: int, rows: int) -> Schedule:
     return Schedule(stages, stages * parts, compute.pipeline_rounds)
 
 
+def check_microbatches(compute: ComputeConfig, stages: int, rows: int) -> None:
+    """Checks that a training batch is cut into as many microbatches as the config asks for.
+
+    Args:
+      compute: the config.
+      stages: of the mesh.
+      rows: of a part of a batch, of a stage's device and those that share them.
+
+    Raises:
+      UserError: it is not.
+    """
+    asked = compute.pipeline_microbatches
+    if stages > 1 and asked is not None and schedule_of(compute, stages, rows).microbatches != asked:
+        reason = f"does not divide the {rows} rows that a device of each stage computes at a time"
+        fix = f"choose a multiple of mesh.stage={stages} that divides them"
+        raise UserError(f"compute.pipeline_microbatches {asked}", reason, fix)
+
+
 def check_stages(config: ModelConfig, compute: ComputeConfig, stages: int) -> None:
     """Checks that a model's layers can be split over stages.
 

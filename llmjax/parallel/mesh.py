@@ -130,10 +130,15 @@ def mesh_of(devices: np.ndarray, factors: Mapping[str, Factors]) -> Mesh:
             *torus, slices = SUB_AXES[axis]
             split = {slices: factors[axis].slices} if factors[axis].slices > 1 else {}
             sizes |= split | dict(zip(torus, factors[axis].torus, strict=True))
-        elif size > 1 or axis not in OPTIONAL_AXES:
-            sizes[axis] = size
+        else:
+            sizes |= present({axis: size})
     types = (AxisType.Explicit,) * len(sizes)
     return Mesh(devices.reshape(*sizes.values()), tuple(sizes), axis_types=types)
+
+
+def present(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The axes that a mesh of these sizes has, of the axes of the config."""
+    return {axis: size for axis, size in sizes.items() if size > 1 or axis not in OPTIONAL_AXES}
 
 
 def axis_sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
@@ -198,6 +203,13 @@ def logical_spec(*axes: str | None, mesh: Mesh | AbstractMesh | None = None) -> 
     return PartitionSpec(*(part[0] if len(part) == 1 else (part or None) for part in parts))
 
 
+def current_sharding(*axes: str | None) -> NamedSharding:
+    """`logical_spec` with the sizes of the current mesh; in a pipeline, of one stage of it."""
+    sizes, stages = jax.sharding.get_abstract_mesh().shape, _pipeline_axes()
+    own = {name: size for name, size in sizes.items() if name not in stages}
+    return NamedSharding(AbstractMesh(tuple(own.values()), tuple(own)), logical_spec(*axes))
+
+
 def has_mesh() -> bool:
     """Whether a mesh is set (`jax.set_mesh`) for the code being traced."""
     return not jax.sharding.get_abstract_mesh().empty
@@ -226,6 +238,14 @@ def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
     for spec in gather_steps(source, logical_spec(*axes), stepwise()):
         x = jax.sharding.reshard(x, spec)
     return x
+
+
+def whole_stack(x: jax.Array) -> jax.Array:
+    """Gathers the layers that stages hold: [layers, ...], as split as before in the rest."""
+    stages, spec = mesh_axes("layers"), spec_of(x)
+    if not stages or spec is None or not spec or spec[0] is None:
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(None, *spec[1:]))
 
 
 def spec_of(x: jax.Array) -> PartitionSpec | None:

@@ -43,6 +43,11 @@ class Schedule(NamedTuple):
         return self.microbatches * self.rounds + self.stages - 1
 
     @property
+    def waiting(self) -> float:
+        """The time in which a stage waits, as a multiple of that in which it computes."""
+        return (self.stages - 1) / (self.microbatches * self.rounds)
+
+    @property
     def bubble(self) -> float:
         """The share of a step's time in which a stage waits."""
         return (self.stages - 1) / self.iterations

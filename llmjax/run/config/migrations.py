@@ -134,6 +134,8 @@ def _speed(config: Plain) -> Plain:
     compute: Plain = {
         "context_parallel": "gather",
         "offload": [],
+        "pipeline_microbatches": None,
+        "pipeline_rounds": 1,
         "quantization": "none",
         "quantized_gradients": "all",
         "quantized_params": [],
