@@ -15,7 +15,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.layer_loop import Body, LayerLoop
 from llmjax.model.layer_types import LayerType, layer_types
 from llmjax.model.layers import Aux
-from llmjax.model.remat import layer_policy
+from llmjax.model.remat import group_policy, layer_policy
 from llmjax.parallel import mesh, pipeline
 from llmjax.parallel.pipeline import Schedule, Slot
 
@@ -145,4 +145,4 @@ def run_stages(
         return x, aux
 
     params = {name: part for name, (_, part) in layers.items()}
-    return pipeline.run(group, params, x, rows, (context.bias, keys), schedule)
+    return pipeline.run(group, params, x, rows, (context.bias, keys), schedule, group_policy(compute))

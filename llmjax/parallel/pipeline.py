@@ -20,10 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from llmjax.parallel import mesh
 from llmjax.parallel.microbatches import join, split
+
+GROUP = "group"
+"""Checkpoint name of the layers that are selected in an iteration."""
 
 Tree = Any
 Names = tuple[str, ...]
@@ -67,7 +71,13 @@ sums, arrays []."""
 
 
 def run(
-    compute: Compute, layers: Tree, x: jax.Array, rows: Tree, shared: Tree, schedule: Schedule
+    compute: Compute,
+    layers: Tree,
+    x: jax.Array,
+    rows: Tree,
+    shared: Tree,
+    schedule: Schedule,
+    policy: Callable[..., Any],
 ) -> tuple[jax.Array, Tree]:
     """Passes rows through all layers.
 
@@ -78,6 +88,8 @@ def run(
       rows: arrays [B, ...] that the layers of every stage read, split as x, without derivative.
       shared: arrays that are the same for all rows, not split over stages.
       schedule: its microbatches divide the rows of the devices of a stage.
+      policy: of `jax.checkpoint`: what is kept of a group, where a stage has several. It must not
+        keep what is named `GROUP`.
 
     Returns:
       x, and the sums over all groups and microbatches, without those of the bubble.
@@ -85,11 +97,16 @@ def run(
     names = mesh.mesh_axes("layers")
     first, last = PartitionSpec(names), PartitionSpec()
 
+    if schedule.rounds == 1:
+        of_round = _only_round(compute)
+    else:
+        of_round = jax.checkpoint(_one_round(compute, schedule.stages), policy=policy, prevent_cse=False)
+
     def local(layers: Tree, x: jax.Array, rows: Tree, shared: Tree) -> tuple[jax.Array, Tree]:
         groups = jax.tree.map(lambda leaf: _own_groups(leaf, names, schedule), layers)
         belt = split(x, schedule.microbatches // schedule.stages)
         everywhere = jax.tree.map(lambda leaf: _gathered(leaf, names, schedule), rows)
-        belt, sums = _circulate(compute, groups, belt, everywhere, shared, names, schedule)
+        belt, sums = _circulate(of_round, groups, belt, everywhere, shared, names, schedule)
         return join(belt), sums
 
     specs = (first, first, first, last)
@@ -97,6 +114,30 @@ def run(
         local, in_specs=specs, out_specs=(first, last), axis_names=set(names), check_vma=False
     )
     return pipeline(layers, x, rows, shared)
+
+
+def _only_round(compute: Compute) -> Compute:
+    """`Compute` of a stage's groups, of which there is one."""
+
+    def run(groups: Tree, x: jax.Array, rows: Tree, shared: Tree, slot: Slot) -> tuple:
+        return compute(jax.tree.map(lambda leaf: leaf[0], groups), x, rows, shared, slot)
+
+    return run
+
+
+def _one_round(compute: Compute, stages: int) -> Compute:
+    """`Compute` of a stage's groups, of which it selects the one of the slot.
+
+    Selected layers are named, so that the backward pass selects them again: each iteration would
+    otherwise keep a copy of them.
+    """
+
+    def run(groups: Tree, x: jax.Array, rows: Tree, shared: Tree, slot: Slot) -> tuple:
+        index = slot.group // stages
+        here = jax.tree.map(lambda leaf: checkpoint_name(_at(leaf, index), GROUP), groups)
+        return compute(here, x, rows, shared, slot)
+
+    return run
 
 
 def _own_groups(leaf: jax.Array, names: Names, schedule: Schedule) -> jax.Array:
@@ -158,7 +199,7 @@ def _circulate(
     waits there until all others have left.
 
     Args:
-      compute: one group of layers.
+      compute: the slot's group of this stage's.
       groups: arrays [rounds, layers, ...], this stage's.
       belt: [parts, B, ...], this stage's microbatches.
       rows: arrays [microbatches, B, ...].
@@ -185,9 +226,8 @@ def _circulate(
         is_real = (item >= 0) & (item < count * rounds)
         item = jnp.clip(item, 0, count * rounds - 1)
         slot = Slot(item // count * stages + place, item % count)
-        here = jax.tree.map(lambda leaf: _at(leaf, item // count), groups)
         read = jax.tree.map(lambda leaf: _at(leaf, slot.microbatch), rows)
-        y, sums = compute(here, jnp.where(is_first, first, arrived), read, shared, slot)
+        y, sums = compute(groups, jnp.where(is_first, first, arrived), read, shared, slot)
         sums = jax.tree.map(lambda leaf: jnp.where(is_real, leaf, jnp.zeros_like(leaf)), sums)
         leaving = jnp.where(is_last, y, jax.lax.ppermute(entering, names, back))
         belt = _put(belt, leaving, time % parts)

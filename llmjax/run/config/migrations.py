@@ -149,6 +149,7 @@ def _speed(config: Plain) -> Plain:
         "data": config["data"] | {"sources": sources},
         "model": config["model"] | model,
         "compute": config["compute"] | compute,
+        "mesh": config["mesh"] | {"stage": 1},
         "optimizer": config["optimizer"] | optimizer,
     }
 
