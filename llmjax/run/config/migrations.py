@@ -140,10 +140,12 @@ def _speed(config: Plain) -> Plain:
         "reduce_dtype": "float32",
         "xla_options": [],
     }
+    model: Plain = {"mla": None, "rope_interleaved": False}
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
     return config | {
         "data": config["data"] | {"sources": sources},
+        "model": model | config["model"],
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,
     }
