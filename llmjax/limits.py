@@ -64,6 +64,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "window_rope_theta": (1.0, 1e15),
     "attention_scale": (1e-6, 1e6),
     "attention_softcap": (1e-6, 1e6),
+    "embed_multiplier": (1e-6, 1e6),
+    "residual_multiplier": (1e-6, 1e6),
     "logit_scale": (1e-6, 1e6),
     "logit_softcap": (1e-6, 1e6),
     "init_std": (SMALLEST_NUMBER, 100.0),

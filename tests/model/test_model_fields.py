@@ -40,6 +40,8 @@ OTHER = {
     "norm_bias": True,
     "norm_unit_offset": True,
     "parallel_residual": True,
+    "shared_norm": True,
+    "residual_multiplier": 0.5,
     "positions": "learned",
     "first_position": 2,
     "token_types": 2,
@@ -64,6 +66,7 @@ OTHER = {
     "tie_embeddings": True,
     "embed_scale": False,
     "embed_norm": True,
+    "embed_multiplier": 2.0,
     "attention_softcap": None,
     "logit_scale": 0.5,
     "logit_softcap": None,
@@ -102,6 +105,7 @@ NEEDS = {
     "window_rope_theta": WINDOW,
     "global_layers": WINDOW,
     "parallel_residual": {"num_encoder_layers": 0},
+    "shared_norm": {"num_encoder_layers": 0, "parallel_residual": True},
 }
 
 

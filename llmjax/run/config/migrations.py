@@ -140,12 +140,18 @@ def _speed(config: Plain) -> Plain:
         "reduce_dtype": "float32",
         "xla_options": [],
     }
-    model: Plain = {"mla": None, "rope_interleaved": False}
+    model: Plain = {
+        "embed_multiplier": 1.0,
+        "mla": None,
+        "residual_multiplier": 1.0,
+        "rope_interleaved": False,
+        "shared_norm": False,
+    }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
     return config | {
         "data": config["data"] | {"sources": sources},
-        "model": model | config["model"],
+        "model": config["model"] | model,
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,
     }

@@ -58,6 +58,7 @@ PARTS = (
             rope.LinearScaling(2.0),
             rope.Llama3Scaling(2.0, 32),
             rope.YarnScaling(2.0, 32),
+            rope.DynamicScaling(2.0, 32),
             LONG,
         )
     ),
