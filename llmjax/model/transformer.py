@@ -11,7 +11,7 @@ from flax import nnx
 
 from llmjax.model.attention.mask import Mask
 from llmjax.model.attention.relative import RelativeBias
-from llmjax.model.block import Block, BlockContext
+from llmjax.model.block import Block
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
@@ -32,6 +32,7 @@ from llmjax.model.layers import (
 )
 from llmjax.model.mlp import ACTIVATIONS
 from llmjax.model.remat import layer_policy
+from llmjax.model.self_attention import BlockContext
 from llmjax.parallel import mesh
 
 

@@ -140,7 +140,13 @@ def _speed(config: Plain) -> Plain:
         "reduce_dtype": "float32",
         "xla_options": [],
     }
-    model: Plain = {"embed_multiplier": 1.0, "residual_multiplier": 1.0, "shared_norm": False}
+    model: Plain = {
+        "embed_multiplier": 1.0,
+        "mla": None,
+        "residual_multiplier": 1.0,
+        "rope_interleaved": False,
+        "shared_norm": False,
+    }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
     return config | {
