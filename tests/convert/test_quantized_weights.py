@@ -114,9 +114,9 @@ def test_a_model_in_fp8_is_imported_as_transformers_widens_it(folder, tmp_path):
         ),
     )
     params = load(import_model(folder, tmp_path / "run")).params
-    layers = params["decoder"]["layers"]["mlp"]
+    layer = params["decoder"]["layers"][1]["mlp"]
     for name in ("gate", "up", "down"):
-        kernel = np.asarray(layers[name]["kernel"])[1]
+        kernel = np.asarray(layer[name]["kernel"])
         there = getattr(reference.model.layers[1].mlp, f"{name}_proj").weight
         np.testing.assert_array_equal(kernel.T.astype(np.float32), there.float().detach().numpy())
 

@@ -1,6 +1,6 @@
 """Published weights in 8 or 4 bits, widened as they are read, as Transformers widens them.
 
-    fp8     NAME in float8_e4m3fn, NAME_scale_inv with a float per block of 128 x 128, or one for all
+    fp8     NAME in float8_e4m3fn, NAME_scale_inv with a float per block of 128 x 128, or one
     mxfp4   NAME_blocks with two weights of 4 bits (e2m1) in a byte, NAME_scales with a power of two
             per 32 weights (OCP Microscaling Formats 1.0); for gpt-oss's experts
 
@@ -133,19 +133,19 @@ class Fp8Tensors:
 
 @dataclass(frozen=True)
 class Mxfp4Tensors:
-    """A `TensorSource` whose pairs of blocks and scales are experts' matrices: [E, rows, G, B] bytes
-    and [E, rows, G] exponents are [E, 2 G B, rows] weights."""
+    """A `TensorSource` whose pairs of blocks and scales are experts' matrices.
+
+    [E, rows, G, B] bytes and [E, rows, G] exponents are [E, 2 G B, rows] weights.
+    """
 
     source: TensorSource
     wide: np.dtype
 
     @cached_property
     def _packed(self) -> dict[str, None]:
-        names = set(self.source.names())
-        found = (
-            name.removesuffix(MX_BLOCKS) for name in self.source.names() if name.endswith(MX_BLOCKS)
-        )
-        return {name: None for name in found if name + MX_SCALES in names}
+        names = dict.fromkeys(self.source.names())
+        found = (name.removesuffix(MX_BLOCKS) for name in names if name.endswith(MX_BLOCKS))
+        return dict.fromkeys(name for name in found if name + MX_SCALES in names)
 
     def names(self) -> list[str]:
         parts = {name + end for name in self._packed for end in (MX_BLOCKS, MX_SCALES)}
