@@ -15,7 +15,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
-QkNormOver = Literal["head", "projection"]
+QkNormOver = Literal["head", "projection", "heads"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,12 @@ class ModelConfig:
     lm_head_bias: bool = False
     """Bias of the logits."""
     qk_norm: bool = False
-    """RMSNorm of queries and keys (arXiv:2302.05442)."""
+    """Norm of queries and keys (arXiv:2302.05442)."""
+    qk_norm_kind: Norm = "rmsnorm"
+    """Of queries and keys."""
     qk_norm_over: QkNormOver = "head"
-    """Whether that normalizes each head or the whole projection (OLMo 2)."""
+    """What that normalizes: each head, with the same scales (head) or its own (heads, Command R+),
+    or the whole projection (projection, OLMo 2)."""
     attention_scale: float | None = None
     """Multiplies the scores; None: 1 / sqrt(head_dim)."""
     window: int | None = None

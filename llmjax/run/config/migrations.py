@@ -143,6 +143,7 @@ def _speed(config: Plain) -> Plain:
     model: Plain = {
         "embed_multiplier": 1.0,
         "mla": None,
+        "qk_norm_kind": "rmsnorm",
         "residual_multiplier": 1.0,
         "rope_interleaved": False,
         "shared_norm": False,
