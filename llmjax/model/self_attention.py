@@ -12,7 +12,7 @@ from llmjax.model.cache import Cache
 from llmjax.model.compute import ATTENTION, ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import LayerType, layer_frequencies
-from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter
+from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter, normal
 from llmjax.model.lora import Target
 from llmjax.model.remat import keeping
 from llmjax.model.rope import FAR, rotate
@@ -75,6 +75,8 @@ class Attention(nnx.Module):
             lora=adapter(config, "out"),
             name="out",
         )
+        if config.attention_sinks:
+            self.sinks = normal(rngs, (config.num_heads,), ("heads",), compute.init_std)
         if config.qk_norm:
             over_heads = config.qk_norm_over == "projection"
             self.query_norm = Norm(config, *[config.num_heads] * over_heads, k, kind="rmsnorm")
@@ -138,6 +140,14 @@ class Attention(nnx.Module):
         k = self.key_norm(k) if self.config.qk_norm else k
         return rotated(k, self.config, context.positions, layer_type), v
 
+    def _sinks(self, rows: int) -> jax.Array | None:
+        """[B, H] float32, of `rows` rows."""
+        if not self.config.attention_sinks:
+            return None
+        sinks = self.sinks[...].astype(jnp.float32)
+        spec = mesh.out_sharding("batch", "heads")
+        return jnp.broadcast_to(sinks, (rows, len(sinks)), out_sharding=spec)
+
     def mix(
         self,
         q: jax.Array,
@@ -150,7 +160,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Attends and projects: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         softcap = self.config.attention_softcap
-        inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias)
+        inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias, self._sinks(len(q)))
         if cached:
             out = attention.attend_cached(inputs, self.compute.attention)
         else:
@@ -165,14 +175,19 @@ def attend(inputs: AttentionInputs, compute: ComputeConfig) -> jax.Array:
     k, v = (mesh.reshard(x, "batch", length, "kv_heads", "head_dim") for x in inputs[1:3])
 
     def run(
-        q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, bias: jax.Array | None
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        mask: Mask,
+        bias: jax.Array | None,
+        sinks: jax.Array | None,
     ) -> jax.Array:
-        arrays = inputs._replace(q=q, k=k, v=v, mask=mask, bias=bias)
+        arrays = inputs._replace(q=q, k=k, v=v, mask=mask, bias=bias, sinks=sinks)
         return attention.attend(arrays, compute.attention)
 
     if compute.remat == "attention":
         run = jax.checkpoint(run, policy=keeping(ATTENTION), prevent_cse=False)
-    return run(inputs.q, k, v, inputs.mask, inputs.bias)
+    return run(inputs.q, k, v, inputs.mask, inputs.bias, inputs.sinks)
 
 
 def rotated(

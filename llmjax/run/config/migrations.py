@@ -141,6 +141,7 @@ def _speed(config: Plain) -> Plain:
         "xla_options": [],
     }
     model: Plain = {
+        "attention_sinks": False,
         "embed_multiplier": 1.0,
         "mla": None,
         "residual_multiplier": 1.0,
