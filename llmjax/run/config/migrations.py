@@ -150,6 +150,8 @@ def _speed(config: Plain) -> Plain:
     }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
+    if config["model"].get("rope_scaling", {}).get("kind") == "longrope":
+        model["rope_scaling"] = config["model"]["rope_scaling"] | {"by_length": False}
     return config | {
         "data": config["data"] | {"sources": sources},
         "model": config["model"] | model,
