@@ -141,6 +141,7 @@ def _speed(config: Plain) -> Plain:
         "xla_options": [],
     }
     model: Plain = {
+        "attention_sinks": False,
         "embed_multiplier": 1.0,
         "mla": None,
         "qk_norm_kind": "rmsnorm",
@@ -150,6 +151,8 @@ def _speed(config: Plain) -> Plain:
     }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
+    if config["model"].get("rope_scaling", {}).get("kind") == "longrope":
+        model["rope_scaling"] = config["model"]["rope_scaling"] | {"by_length": False}
     return config | {
         "data": config["data"] | {"sources": sources},
         "model": config["model"] | model,
