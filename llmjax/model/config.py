@@ -106,15 +106,11 @@ class ModelConfig:
     qk_norm_kind: Norm = "rmsnorm"
     """Of queries and keys."""
     qk_norm_over: QkNormOver = "head"
-<<<<<<< HEAD
     """What that normalizes: each head, with the same scales (head) or its own (heads, Command R+),
     or the whole projection (projection, OLMo 2)."""
-=======
-    """Whether that normalizes each head or the whole projection (OLMo 2)."""
     attention_sinks: bool = False
     """Whether each head's softmax has a learned score besides those of keys, which takes a share of
     the sum but has no value (gpt-oss; arXiv:2309.17453)."""
->>>>>>> main
     attention_scale: float | None = None
     """Multiplies the scores; None: 1 / sqrt(head_dim)."""
     window: int | None = None

@@ -60,11 +60,8 @@ OTHER = {
     "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
-<<<<<<< HEAD
     "qk_norm_kind": "layernorm",
-=======
     "attention_sinks": True,
->>>>>>> main
     "attention_scale": 1.0,
     "window": 3,
     "global_layers": (0,),
