@@ -10,13 +10,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model.attention import attention
 from llmjax.model.attention.mask import AttentionInputs, Mask
+from llmjax.model.aux_sums import Aux
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ATTENTION, INPUT, ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import LayerType, layer_frequencies
-from llmjax.model.layers import ActivationSharding, Aux, Dense, Norm, adapter, dropout
+from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter, dropout
 from llmjax.model.lora import Target
 from llmjax.model.mlp import MLP
+from llmjax.model.moe import MoE
 from llmjax.model.remat import keeping
 from llmjax.model.rope import FAR, rotate
 from llmjax.parallel import mesh
@@ -148,11 +150,11 @@ class Block(nnx.Module):
         compute: ComputeConfig,
         *,
         layers: int,
-        mlp_width: int,
+        layer_type: LayerType,
         cross: bool,
         rngs: nnx.Rngs,
     ):
-        """`layers` of the stack scale the initial weights."""
+        """`layers` of the stack scale the initial weights; `layer_type` says which parameters."""
         out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
         self.config, self.compute, self.cross = config, compute, cross
         self.attention = Attention(config, compute, out_std=out_std, rngs=rngs)
@@ -160,7 +162,12 @@ class Block(nnx.Module):
         if cross:
             self.cross_attention = Attention(config, compute, out_std=out_std, rngs=rngs)
             self.cross_attention_norm = Norm(config, d)
-        self.mlp = MLP(config, compute, width=mlp_width, out_std=out_std, rngs=rngs)
+        self.mlp: MLP | MoE
+        if layer_type.is_sparse:
+            assert config.moe is not None
+            self.mlp = MoE(config, config.moe, compute, out_std=out_std, rngs=rngs)
+        else:
+            self.mlp = MLP(config, compute, width=layer_type.mlp_width, out_std=out_std, rngs=rngs)
         self.mlp_norm = Norm(config, d)
         if config.norm_placement == "sandwich":
             self.attention_output_norm = Norm(config, d)
@@ -221,7 +228,12 @@ class Block(nnx.Module):
 
         def mlp(h: jax.Array) -> jax.Array:
             nonlocal aux
-            h, aux = self.mlp(h, sharding)
+            if isinstance(self.mlp, MoE):
+                segments = context.mask.query_segments
+                is_token = None if segments is None else segments > 0
+                h, aux = self.mlp(h, sharding, is_token, drops=not cached)
+            else:
+                h, aux = self.mlp(h, sharding)
             return h
 
         inputs = x if self.config.parallel_residual else y
