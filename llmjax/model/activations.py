@@ -26,7 +26,7 @@ class Nonlinearity(NamedTuple):
     """See `ModelConfig.activation_limit`."""
     up_offset: float
 
-    def __call__(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+    def apply(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
         """activation(gate) * (up + offset), or activation(up) without gate, in float32.
 
         Args:

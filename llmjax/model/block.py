@@ -168,7 +168,8 @@ class Block(nnx.Module):
             self.mlp = MoE(config, config.moe, compute, out_std=out_std, rngs=rngs)
         else:
             self.mlp = MLP(config, compute, width=layer_type.mlp_width, out_std=out_std, rngs=rngs)
-        self.mlp_norm = Norm(config, d)
+        if not config.shared_norm:
+            self.mlp_norm = Norm(config, d)
         if config.norm_placement == "sandwich":
             self.attention_output_norm = Norm(config, d)
             self.mlp_output_norm = Norm(config, d)
@@ -261,7 +262,8 @@ class Block(nnx.Module):
           inputs: [B, L, D]; None: x.
           plain: whether to leave out the norm before.
         """
-        placement, norm = self.config.norm_placement, getattr(self, f"{name}_norm")
+        placement = self.config.norm_placement
+        norm = self.attention_norm if self.config.shared_norm else getattr(self, f"{name}_norm")
         h = x if inputs is None else inputs
         h = norm(h) if placement in ("pre", "sandwich") and not plain else h
         h = function(mesh.reshard(h, *sharding.gathered()))
@@ -269,5 +271,7 @@ class Block(nnx.Module):
             h = norm(h)
         elif placement == "sandwich":
             h = getattr(self, f"{name}_output_norm")(h)
+        if (factor := self.config.residual_multiplier) != 1.0:
+            h = h * jnp.asarray(factor, h.dtype)
         h = dropout(h, self.compute.dropout, key)
         return norm(x + h) if placement == "post" else x + h

@@ -66,6 +66,8 @@ def _layer_problems(config: ModelConfig) -> Iterator[str]:
         yield "global_layers has no meaning without window"
     if config.parallel_residual and (config.norm_placement != "pre" or min(layers) > 0):
         yield "parallel_residual needs norm_placement pre and a single stack"
+    if config.shared_norm and not config.parallel_residual:
+        yield "shared_norm needs parallel_residual"
     if not config.first_norm and config.norm_placement != "pre":
         yield "first_norm false needs norm_placement pre"
     if config.relative_buckets < 4 or config.relative_max_distance <= config.relative_buckets // 2:
@@ -119,14 +121,26 @@ def _scaling_problems(config: ModelConfig, pairs: int) -> Iterator[str]:
 
 
 def _number_problems(config: ModelConfig) -> Iterator[str]:
-    for name in ("norm_epsilon", "rope_theta", "logit_scale"):
+    for name in (
+        "norm_epsilon",
+        "rope_theta",
+        "logit_scale",
+        "embed_multiplier",
+        "residual_multiplier",
+    ):
         if not 0 < getattr(config, name) < float("inf"):
             yield f"{name} must be positive and finite, not {getattr(config, name)}"
     if not math.isfinite(config.up_offset):
         yield f"up_offset must be finite, not {config.up_offset}"
     if config.up_offset and not config.gated:
         yield "up_offset has no meaning without gated"
-    for name in ("activation_limit", "attention_softcap", "logit_softcap", "attention_scale", "window_rope_theta"):
+    for name in (
+        "activation_limit",
+        "attention_softcap",
+        "logit_softcap",
+        "attention_scale",
+        "window_rope_theta",
+    ):
         number = getattr(config, name)
         if number is not None and not 0 < number < float("inf"):
             yield f"{name} must be positive and finite or None, not {number}"

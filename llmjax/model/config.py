@@ -64,6 +64,10 @@ class ModelConfig:
     """Whether norms multiply by 1 + scale instead of scale (Gemma)."""
     parallel_residual: bool = False
     """Whether attention and MLP read the same input, and both are added to it (GPT-NeoX)."""
+    shared_norm: bool = False
+    """With parallel_residual: whether both read the output of the attention's norm (Command R)."""
+    residual_multiplier: float = 1.0
+    """Multiplies what attention and MLP add to the residual stream (Granite)."""
     positions: Positions = "rotary"
     """Position encoding: rotary as in arXiv:2104.09864; relative as in T5 (arXiv:1910.10683), a
     learned bias per head and distance, added to the scores."""
@@ -114,6 +118,8 @@ class ModelConfig:
     """Whether the logits use the transposed embedding."""
     embed_scale: bool = False
     """Whether embeddings are multiplied by sqrt(d_model)."""
+    embed_multiplier: float = 1.0
+    """Multiplies the embeddings (Granite)."""
     embed_norm: bool = False
     """Whether the embedding sum is normalized before the first layer (BERT)."""
     attention_softcap: float | None = None

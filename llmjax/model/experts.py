@@ -7,7 +7,7 @@ derivative needs no outputs of experts.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +19,25 @@ from llmjax.model.compute import Precision
 from llmjax.model.expert_rows import SortedChoices, Tokens, sort
 from llmjax.model.grouped import grouped_dot, grouped_outer
 from llmjax.model.layers import ActivationSharding
-from llmjax.model.quantized import Weight
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
-class ExpertParams(NamedTuple):
-    """Stacked parameters of the experts, as stored; those of a model without gate or biases are
-    None."""
+Param = Any
+"""An array, a quantized one (`Weight`), or None where a model has no gate or no biases."""
 
-    gate: Weight | None
+
+class ExpertParams(NamedTuple):
+    """Stacked parameters of the experts; as stored, or their kernels gathered for products."""
+
+    gate: Param
     """[N, D, F]."""
-    up: Weight
-    down: Weight
+    up: Param
+    down: Param
     """[N, F, D]."""
-    gate_bias: jax.Array | None = None
+    gate_bias: Param
     """[N, F]."""
-    up_bias: jax.Array | None = None
-    down_bias: jax.Array | None = None
+    up_bias: Param
+    down_bias: Param
     """[N, D]."""
 
 
@@ -137,7 +139,7 @@ def _backward(how: ExpertProduct, saved: tuple, dy: jax.Array) -> tuple:
     ) -> tuple[jax.Array, ...]:
         tokens, given = Tokens(x, weights, chosen), ExpertParams(*params)
         dx, dweights, gradients = _local_backward(how, dy, tokens, given, order, up, gate)
-        return dx, dweights, *(g for g in gradients if g is not None)
+        return (dx, dweights, *(g for g in gradients if g is not None))
 
     present = [axes for axes, leaf in zip(AXES, params, strict=True) if leaf is not None]
     run = mesh.per_device(
@@ -146,9 +148,7 @@ def _backward(how: ExpertProduct, saved: tuple, dy: jax.Array) -> tuple:
         (inputs, tokens, *present),
     )
     kernels = _gather(params, how.precision)
-    dx, dweights, *found = run(
-        dy.astype(x.dtype), x, weights, chosen, order, up, gate, *kernels
-    )
+    dx, dweights, *found = run(dy.astype(x.dtype), x, weights, chosen, order, up, gate, *kernels)
     gradients = iter(found)
     dparams = (None if leaf is None else next(gradients).astype(leaf.dtype) for leaf in params)
     return dx, dweights, None, ExpertParams(*dparams)
@@ -171,7 +171,7 @@ def _local_forward(
 
     up = project(params.up, params.up_bias)
     gate = None if params.gate is None else project(params.gate, params.gate_bias)
-    inner = how.nonlinearity(up, gate)
+    inner = how.nonlinearity.apply(up, gate)
     inner = inner if how.weight_inputs else inner * rows.weight
     y = grouped_dot(inner.astype(dtype), params.down, rows.sizes)
     if params.down_bias is not None:
@@ -199,7 +199,7 @@ def _local_backward(
     gate = None if gate is None else gate.reshape(up.shape)
     dy = jnp.where(rows.is_chosen, dy.reshape(-1, dy.shape[-1])[rows.token], 0)
     dinner = grouped_dot(dy, params.down, rows.sizes, transposed=True)
-    inner, back = jax.vjp(how.nonlinearity, up, gate)
+    inner, back = jax.vjp(how.nonlinearity.apply, up, gate)
     dweight = jnp.zeros_like(rows.weight)
     if not how.weight_inputs:
         dweight = (dinner * inner).sum(-1, keepdims=True)

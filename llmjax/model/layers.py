@@ -17,6 +17,7 @@ from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
+
 @dataclass(frozen=True)
 class ActivationSharding:
     """How activations are split along the length: the logical axes of their second dimension.

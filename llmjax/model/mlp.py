@@ -11,6 +11,7 @@ from llmjax.model.layers import ActivationSharding, Dense, adapter
 from llmjax.model.lora import Target
 from llmjax.parallel.mesh import Axes
 
+
 class MLP(nnx.Module):
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) where gated."""
 
@@ -54,4 +55,4 @@ class MLP(nnx.Module):
 
     def _activate(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
         """Computes in float32; the backward pass recomputes from the two products."""
-        return self.nonlinearity(up, gate).astype(up.dtype)
+        return self.nonlinearity.apply(up, gate).astype(up.dtype)

@@ -84,7 +84,24 @@ class LongRopeScaling:
     kind: Literal["longrope"] = "longrope"
 
 
-RopeScaling = Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+@dataclass(frozen=True)
+class DynamicScaling:
+    """NTK-aware: a larger base in models for texts longer than in training, such that the last pair
+    turns as often over them as with positions divided (arXiv:2309.00071, section 3.1).
+
+    The base follows from the model's max_length, whatever the length of a text.
+    """
+
+    factor: float
+    """Factor by which positions would be divided in texts of twice the original length, less 1."""
+    original_length: int
+    """Longest text of the original training; no effect up to it."""
+    kind: Literal["dynamic"] = "dynamic"
+
+
+RopeScaling = (
+    Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | DynamicScaling
+)
 
 
 def rope_frequencies(
@@ -115,6 +132,11 @@ def rope_frequencies(
             scaled, factor = _yarn(scaling, plain, theta, width)
         case LongRopeScaling():
             scaled, factor = _longrope(scaling, plain, max_length)
+        case DynamicScaling():
+            stretch = max(max_length / scaling.original_length, 1.0)
+            larger = scaling.factor * stretch - (scaling.factor - 1.0)
+            power = width / (width - 2) if width > 2 else 0.0
+            scaled = (theta * larger**power) ** (-np.arange(half, dtype=np.float64) / half)
     return scaled.astype(np.float32), factor
 
 

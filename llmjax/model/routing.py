@@ -173,9 +173,7 @@ def _balanced_backward(
 _balanced.defvjp(_balanced_forward, _balanced_backward)
 
 
-def _within_capacity(
-    chosen: jax.Array, moe: MoEConfig, sharding: ActivationSharding
-) -> jax.Array:
+def _within_capacity(chosen: jax.Array, moe: MoEConfig, sharding: ActivationSharding) -> jax.Array:
     """bool [B, L, K]: whether the expert has taken fewer than its capacity of the row before."""
     share = chosen.shape[1] * moe.experts_per_token / moe.num_experts
     capacity = math.ceil((moe.capacity_factor or math.inf) * share)

@@ -59,8 +59,9 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L] int32 -> [B, L, D] in the compute dtype."""
-        x = self.embedding(tokens, sharding)
-        return x * jnp.asarray(self.config.d_model**0.5, x.dtype) if self.config.embed_scale else x
+        x, config = self.embedding(tokens, sharding), self.config
+        factor = config.embed_multiplier * (config.d_model**0.5 if config.embed_scale else 1.0)
+        return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
 
     def lm_head_input(self, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """Maps the last layer's states to the input of the LM head, [B, L, D] -> [B, L, D]."""

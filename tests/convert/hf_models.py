@@ -132,6 +132,27 @@ CASES: dict[str, Case] = {
     "qwen3": _decoder("Qwen3", head_dim=16, attention_bias=True),
     "smollm3": _decoder("SmolLM3", no_rope_layer_interval=2, attention_bias=True, mlp_bias=True),
     "olmo2": _decoder("Olmo2", attention_bias=True),
+    "granite": _decoder(
+        "Granite",
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_multiplier=6.0,
+        logits_scaling=4.0,
+        residual_multiplier=0.5,
+        attention_multiplier=0.2,
+    ),
+    "internlm3": Case(
+        "LlamaForCausalLM",
+        "InternLM3Config",
+        GROUPED
+        | {
+            "head_dim": 16,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 500.0},
+        },
+    ),
+    "starcoder2": _decoder("Starcoder2", sliding_window=7),
     "gemma": _decoder("Gemma", head_dim=16, attention_bias=True),
     "gemma2": _decoder("Gemma2", head_dim=16, query_pre_attn_scalar=24, sliding_window=7),
     "gemma3": Case(

@@ -25,7 +25,7 @@ from llmjax.model.rope import (
 )
 
 TOKENS = np.arange(40, dtype=np.int32).reshape(2, 20) * 7 % 96
-READ_BY_TRANSFORMERS = ("llama", "qwen2", "gemma2", "gemma3", "gpt2")
+READ_BY_TRANSFORMERS = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "starcoder2")
 """Architectures whose GGUF files Transformers reads correctly (Qwen3 only with head_dim 128, Phi-3
 not at all)."""
 

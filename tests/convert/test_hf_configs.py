@@ -119,6 +119,22 @@ PUBLISHED = {
         "olmo2", attention_bias=False, hidden_act="silu", rms_norm_eps=1e-06, rope_scaling=None,
         rope_theta=500000, tie_word_embeddings=False, num_key_value_heads=4,
     ),
+    "Granite 3.3": decoder(
+        "granite", attention_bias=False, attention_multiplier=0.015625, embedding_multiplier=12.0,
+        hidden_act="silu", logits_scaling=8.0, mlp_bias=False, num_key_value_heads=2,
+        residual_multiplier=0.22, rms_norm_eps=1e-05, rope_scaling=None, rope_theta=10000000.0,
+        tie_word_embeddings=True,
+    ),
+    "InternLM 3": decoder(
+        "internlm3", bias=False, head_dim=16, hidden_act="silu", num_key_value_heads=2,
+        qkv_bias=False, rms_norm_eps=1e-05, rope_theta=50000000,
+        rope_scaling={"factor": 6.0, "rope_type": "dynamic"}, tie_word_embeddings=False,
+    ),
+    "StarCoder 2": decoder(
+        "starcoder2", embedding_dropout=0.1, hidden_act="gelu_pytorch_tanh", mlp_type="default",
+        norm_epsilon=1e-05, norm_type="layer_norm", num_key_value_heads=2, residual_dropout=0.1,
+        rope_theta=999999.4420358813, sliding_window=4096, use_bias=True,
+    ),
     "Phi 3.5": decoder(
         "phi3",
         attention_bias=False,
@@ -354,3 +370,18 @@ def test_junk_in_scalings_is_refused_or_can_be_computed(scaling):
             turns, factor = rope_frequencies(config.rope_scaling, config.rope_theta, 16, 4096)
             assert np.isfinite(turns).all()
             assert factor > 0
+
+
+@pytest.mark.parametrize("length", [64, 4096, 12_000])
+def test_dynamic_scaling_is_that_of_transformers_for_rows_of_max_length(length):
+    rope = pytest.importorskip("transformers.modeling_rope_utils")
+    from transformers import LlamaConfig
+
+    scaling = {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 500.0}
+    reference = LlamaConfig(max_position_embeddings=4096, head_dim=16, rope_parameters=scaling)
+    expected, _ = rope.ROPE_INIT_FUNCTIONS["dynamic"](reference, seq_len=length)
+    values = PUBLISHED["Llama 3.2"] | {"rope_scaling": {"type": "dynamic", "factor": 2.5}}
+    read = FAMILIES["llama"].read_config(values, Names()).rope_scaling
+    actual, factor = rope_frequencies(read, 500.0, 16, length)
+    np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-5)
+    assert factor == 1.0

@@ -51,6 +51,8 @@ BOTH = ModelConfig(
     attention_softcap=2.0,
     logit_softcap=3.0,
     embed_scale=True,
+    embed_multiplier=1.5,
+    residual_multiplier=0.7,
     tie_embeddings=False,
 )
 FLOAT32 = ComputeConfig()

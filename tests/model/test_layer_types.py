@@ -10,9 +10,9 @@ from shapes import BOTH, LLAMA, batch, make, source, tokens
 
 from llmjax.losses.token_loss import token_loss
 from llmjax.model import block
+from llmjax.model.aux_sums import AuxSum, add_aux, penalty
 from llmjax.model.checks import resolve
 from llmjax.model.layer_types import layer_groups, layer_pattern, layer_types
-from llmjax.model.aux_sums import AuxSum, add_aux, penalty
 from llmjax.model.mlp import MLP
 from llmjax.model.model import Model
 from llmjax.model.params import unstack_layers

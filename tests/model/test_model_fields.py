@@ -15,6 +15,7 @@ from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 from llmjax.parallel.mesh import make_mesh
 
@@ -39,6 +40,8 @@ OTHER = {
     "norm_bias": True,
     "norm_unit_offset": True,
     "parallel_residual": True,
+    "shared_norm": True,
+    "residual_multiplier": 0.5,
     "positions": "learned",
     "first_position": 2,
     "token_types": 2,
@@ -51,7 +54,10 @@ OTHER = {
     "unrotated_layers": (0,),
     "qkv_bias": True,
     "attention_out_bias": True,
+    "activation_limit": 0.5,
+    "up_offset": 1.0,
     "mlp_bias": True,
+    "moe": MoEConfig(),
     "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
@@ -61,6 +67,7 @@ OTHER = {
     "tie_embeddings": True,
     "embed_scale": False,
     "embed_norm": True,
+    "embed_multiplier": 2.0,
     "attention_softcap": None,
     "logit_scale": 0.5,
     "logit_softcap": None,
@@ -98,6 +105,7 @@ NEEDS = {
     "window_rope_theta": WINDOW,
     "global_layers": WINDOW,
     "parallel_residual": {"num_encoder_layers": 0},
+    "shared_norm": {"num_encoder_layers": 0, "parallel_residual": True},
 }
 
 

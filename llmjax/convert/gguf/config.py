@@ -20,13 +20,15 @@ NAMES = {
     "gemma2": ("gemma2", "Gemma2ForCausalLM"),
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
+    "granite": ("granite", "GraniteForCausalLM"),
     "phi3": ("phi3", "Phi3ForCausalLM"),
+    "starcoder2": ("starcoder2", "Starcoder2ForCausalLM"),
     "gpt2": ("gpt2", "GPT2LMHeadModel"),
     "gptneox": ("gpt_neox", "GPTNeoXForCausalLM"),
 }
 """Architecture in GGUF -> Transformers' model_type and class."""
 
-WITHOUT_HEAD_DIM = ("olmo2", "phi3", "qwen2", "smollm3")
+WITHOUT_HEAD_DIM = ("granite", "olmo2", "phi3", "qwen2", "smollm3")
 """Architectures whose config.json has no head_dim: it is hidden_size / heads."""
 WITHOUT_BIAS_FIELD = ("phi3", "qwen2")
 """Architectures whose config.json has no attention_bias."""
@@ -62,6 +64,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     specific: dict[str, Callable[[Metadata], dict[str, Any]]] = {
         "gpt2": _gpt2,
         "gptneox": _gpt_neox,
+        "starcoder2": _starcoder2,
     }
     config |= specific.get(metadata.architecture, _llama_like)(metadata)
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
@@ -113,6 +116,27 @@ def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
     }
 
 
+def _starcoder2(metadata: Metadata) -> dict[str, Any]:
+    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
+    head = metadata.head_width(width, heads)
+    if metadata.integer("rope.dimension_count", head) != head:
+        metadata.fail("does not rotate all dimensions of a head, which starcoder2 does")
+    config: dict[str, Any] = {
+        "max_position_embeddings": metadata.integer("context_length"),
+        "hidden_size": width,
+        "num_hidden_layers": metadata.integer("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
+        "intermediate_size": metadata.integer("feed_forward_length"),
+        "norm_epsilon": metadata.number("attention.layer_norm_epsilon"),
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
+        "hidden_act": "gelu_pytorch_tanh",
+        "use_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
+        "sliding_window": metadata.get("attention.sliding_window"),
+    }
+    return config | {"rope_scaling": read_rope_scaling(metadata, config, head)}
+
+
 def _llama_like(metadata: Metadata) -> dict[str, Any]:
     width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
     rotated = metadata.get("rope.dimension_count")
@@ -154,6 +178,14 @@ def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
     match metadata.architecture:
         case "llama":
             return {"mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors}
+        case "granite":
+            return {
+                "mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors,
+                "embedding_multiplier": metadata.number("embedding_scale", 1.0),
+                "residual_multiplier": metadata.number("residual_scale", 1.0),
+                "attention_multiplier": metadata.number("attention.scale", 1.0),
+                "logits_scaling": metadata.number("logit_scale", 1.0),
+            }
         case "smollm3":
             rotated = [int((layer + 1) % 4 != 0) for layer in range(layers)]
             return {"no_rope_layers": rotated, "use_sliding_window": False}

@@ -122,6 +122,10 @@ _GPT2 = {
     "blk.{}.ffn_up": "transformer.h.{}.mlp.c_fc",
     "blk.{}.ffn_down": "transformer.h.{}.mlp.c_proj",
 }
+_STARCODER2 = {
+    "blk.{}.ffn_up": "model.layers.{}.mlp.c_fc",
+    "blk.{}.ffn_down": "model.layers.{}.mlp.c_proj",
+}
 _GPT_NEOX = {
     "token_embd": "gpt_neox.embed_in",
     "output_norm": "gpt_neox.final_layer_norm",
@@ -161,6 +165,8 @@ TABLES: dict[str, dict[str, TensorRule]] = {
     "gemma": _gemma(_NORMS),
     "gemma2": _gemma(_SANDWICH),
     "gemma3": _gemma(_SANDWICH | _QK_NORMS),
+    "granite": _llama(),
+    "starcoder2": _rules(_ENDS | _ATTENTION | _STARCODER2 | _NORMS),
     "olmo2": _rules(_ENDS | _ATTENTION | _MLP | _QK_NORMS | _OUTPUT_NORMS),
     "phi3": _rules(_ENDS | _PHI3 | _NORMS),
     "gpt2": _changed(

@@ -8,6 +8,7 @@ from typing import Any
 from llmjax.convert.hf.config import HFConfig, as_float
 from llmjax.model.config import ModelConfig
 from llmjax.model.rope import (
+    DynamicScaling,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
@@ -136,8 +137,10 @@ def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> 
             scaling = _read_yarn(values, original(), max_length)
         case "longrope":
             scaling = _read_longrope(values, original())
+        case "dynamic":
+            scaling = DynamicScaling(values.get("factor", float), int(max_length or original()))
         case _:
-            supported = "default, linear, llama3, yarn, longrope"
+            supported = "default, linear, llama3, yarn, longrope, dynamic"
             raise values.error("rope_type", kind, f"supported are {supported}")
     values.check_no_others(frozenset({"rope_theta", "partial_rotary_factor"}))
     return scaling
@@ -188,6 +191,8 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
             return {"rope_scaling": None}
         case LinearScaling():
             values = {"rope_type": "linear", "factor": scaling.factor}
+        case DynamicScaling():
+            values = {"rope_type": "dynamic", "factor": scaling.factor}
         case Llama3Scaling():
             values = {
                 "rope_type": "llama3",
@@ -212,7 +217,8 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
                 "attention_factor": scaling.attention_factor,
             }
     values["type"] = values["rope_type"]  # the key's name before 2024
-    if (original := getattr(scaling, "original_length", None)) is not None:
+    original = getattr(scaling, "original_length", None)
+    if original is not None and not isinstance(scaling, DynamicScaling):
         values["original_max_position_embeddings"] = original
     return {"rope_scaling": {name: value for name, value in values.items() if value is not None}}
 

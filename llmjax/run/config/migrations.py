@@ -140,10 +140,19 @@ def _speed(config: Plain) -> Plain:
         "reduce_dtype": "float32",
         "xla_options": [],
     }
+    model: Plain = {
+        "activation_limit": None,
+        "embed_multiplier": 1.0,
+        "moe": None,
+        "residual_multiplier": 1.0,
+        "shared_norm": False,
+        "up_offset": 0.0,
+    }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
     return config | {
         "data": config["data"] | {"sources": sources},
+        "model": config["model"] | model,
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,
     }
