@@ -45,6 +45,8 @@ def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
         "embed_multiplier": 1.0,
         "residual_multiplier": 1.0,
         "shared_norm": False,
+        "rope_interleaved": False,
+        "mla": None,
         "activation_limit": None,
         "up_offset": 0.0,
         "moe": None,

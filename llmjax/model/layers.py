@@ -128,6 +128,17 @@ class Dense(nnx.Module):
             x, kernel, bias, axes=axes, out=out, precision=precision, quantization=quantization
         )
 
+    def weight(self) -> jax.Array:
+        """The kernel with its adapter, gathered, in the compute dtype, for other products."""
+        dtype = self.precision.dtype
+        kernel = products.gather(self.kernel.get_value(), self.axes, dtype)
+        if self.lora is None:
+            return kernel
+        a = products.gather(self.lora_a[...], self.a_axes, dtype)
+        b = products.gather(self.lora_b[...], self.b_axes, dtype)
+        added = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
+        return kernel + jnp.asarray(self.lora.scale, dtype) * added
+
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
         """x A B; the intermediate result is split over rows only."""
         middle = (out[0], "length" if out[1] == "residual" else out[1], None)

@@ -58,7 +58,12 @@ class YarnScaling:
     beta_slow: float = 1.0
     """Number of turns up to which a pair is divided."""
     attention_factor: float | None = None
-    """Multiplies queries and keys; None: 0.1 ln(factor) + 1."""
+    """Multiplies queries and keys; None: m(mscale) / m(mscale_all_dim) where both are given, else
+    m(1), with m(x) = 0.1 x ln(factor) + 1."""
+    mscale: float | None = None
+    """Of the attention factor."""
+    mscale_all_dim: float | None = None
+    """Of the attention factor; in latent attention, scores are also multiplied by its m(x)^2."""
     truncate: bool = True
     """Whether the bounds of the interpolation are rounded to pairs."""
     kind: Literal["yarn"] = "yarn"
@@ -163,9 +168,20 @@ def _yarn(
     divided = np.clip((np.arange(len(plain)) - first) / (last - first), 0.0, 1.0)
     scaled = divided * plain / scaling.factor + (1 - divided) * plain
     factor = scaling.attention_factor
-    if factor is None:
-        factor = 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
-    return scaled, factor
+    if factor is None and scaling.mscale and scaling.mscale_all_dim:
+        factor = _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+    return scaled, _mscale(scaling, 1.0) if factor is None else factor
+
+
+def _mscale(scaling: YarnScaling, weight: float) -> float:
+    return 0.1 * weight * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+
+
+def score_factor(scaling: RopeScaling) -> float:
+    """The factor of latent attention's scores, besides the scale (DeepSeek-V2's code for YaRN)."""
+    if isinstance(scaling, YarnScaling) and scaling.mscale_all_dim:
+        return _mscale(scaling, scaling.mscale_all_dim) ** 2
+    return 1.0
 
 
 def _longrope(
@@ -187,8 +203,12 @@ def rotate(
     factor: float = 1.0,
     *,
     far: bool = False,
+    interleaved: bool = False,
 ) -> jax.Array:
     """Rotates the first 2 n dimensions of each head; dimension i is paired with i + n.
+
+    Interleaved, 2 i is paired with 2 i + 1; the results are in the order of the former, the same
+    for queries and keys.
 
     Args:
       x: [B, L, H, K] queries or keys.
@@ -196,11 +216,15 @@ def rotate(
       frequencies: [n] radians per position, from `rope_frequencies`.
       factor: multiplies the rotated dimensions.
       far: whether positions go beyond `FAR`, where float32 angles are too coarse.
+      interleaved: whether pairs are neighbours.
     """
     half = len(frequencies)
     angle = _angles(positions[..., None, None], frequencies, far)
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+    if interleaved:
+        pairs = jnp.concatenate([a, b], axis=-1)
+        a, b = pairs[..., 0::2], pairs[..., 1::2]
     rotated = [a * cos - b * sin, b * cos + a * sin]
     if rest.shape[-1]:
         rotated.append(rest)

@@ -13,7 +13,7 @@ from llmjax.model.activations import ACTIVATIONS
 from llmjax.model.attention.mask import Mask
 from llmjax.model.attention.relative import RelativeBias
 from llmjax.model.aux_sums import Aux, add_aux
-from llmjax.model.block import Block, BlockContext
+from llmjax.model.block import Block
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
@@ -31,6 +31,7 @@ from llmjax.model.layers import (
     sinusoids,
 )
 from llmjax.model.remat import layer_policy
+from llmjax.model.self_attention import BlockContext
 from llmjax.parallel import mesh
 
 

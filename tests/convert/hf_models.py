@@ -43,6 +43,14 @@ LONGROPE = {
     "long_factor": [2.0, 3.0, 5.0],
     "partial_rotary_factor": 0.75,
 }
+LATENT = {
+    "num_key_value_heads": None,
+    "first_k_dense_replace": 3,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 14,
+}
 T5 = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
@@ -171,6 +179,14 @@ CASES: dict[str, Case] = {
     "phi3": _decoder(
         "Phi3", original_max_position_embeddings=16, rope_parameters=LONGROPE, sliding_window=30
     ),
+    "deepseek-v3": _decoder(
+        "DeepseekV3",
+        **LATENT,
+        q_lora_rank=20,
+        attention_bias=True,
+        rope_parameters=YARN | {"mscale": 1.0, "mscale_all_dim": 0.7},
+    ),
+    "deepseek-v2": _decoder("DeepseekV2", **LATENT, q_lora_rank=None, mlp_bias=True),
     "gpt-neox": Case("GPTNeoXForCausalLM", "GPTNeoXConfig", SIZES | IDS),
     "gpt-neox-serial": Case(
         "GPTNeoXForCausalLM",

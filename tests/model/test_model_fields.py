@@ -13,6 +13,7 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.moe_config import MoEConfig
@@ -51,7 +52,9 @@ OTHER = {
     "window_rope_theta": 100.0,
     "rope_scaling": LinearScaling(2.0),
     "rotary_fraction": 0.5,
+    "rope_interleaved": True,
     "unrotated_layers": (0,),
+    "mla": LatentConfig(8, None, 4, 2, 4),
     "qkv_bias": True,
     "attention_out_bias": True,
     "activation_limit": 0.5,
@@ -96,6 +99,7 @@ COMPUTE_NEEDS = {
 }
 WINDOW = {"window": 3}
 NEEDS = {
+    "mla": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},
     "layer_d_ff": {"num_encoder_layers": 2},
     "first_position": {"positions": "learned"},

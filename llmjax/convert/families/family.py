@@ -174,7 +174,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """
     implied: dict[str, Any] = {
         "num_kv_heads": config.kv_heads,
-        "head_dim": config.head_width,
+        "head_dim": config.head_width if config.mla is None else None,
         "d_ff": config.mlp_width,
         "attention_scale": config.attention_scale or config.head_width**-0.5,
         "window_rope_theta": None,

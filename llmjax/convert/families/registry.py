@@ -26,6 +26,8 @@ _REGISTRY: Registry[Family] = Registry(
         "gemma2": "llmjax.convert.families.llama:GEMMA2",
         "gemma3_text": "llmjax.convert.families.llama:GEMMA3",
         "phi3": "llmjax.convert.families.gpt:PHI3",
+        "deepseek_v3": "llmjax.convert.families.deepseek:DEEPSEEK_V3",
+        "deepseek_v2": "llmjax.convert.families.deepseek:DEEPSEEK_V2",
         "gpt_neox": "llmjax.convert.families.gpt:GPT_NEOX",
         "bert": "llmjax.convert.families.bert:BERT",
         "roberta": "llmjax.convert.families.bert:ROBERTA",

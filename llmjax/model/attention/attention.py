@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from llmjax.errors import UserError
 from llmjax.model.attention import all_to_all, blocked, cudnn, ring, unrolled
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs
+from llmjax.model.attention.widths import equal_widths
 from llmjax.model.compute import AttentionBackend
 from llmjax.model.products import einsum
 from llmjax.model.softcap import soft_cap
@@ -33,7 +34,7 @@ def attend(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.A
       backend: which implementation; all agree up to rounding.
 
     Returns:
-      [B, T, H, K] in the dtype of q.
+      [B, T, H, V] in the dtype of q.
     """
     method = inputs.sharding.context
     if method == "ring":
@@ -78,11 +79,11 @@ def _on_gpu(backend: AttentionBackend, inputs: AttentionInputs) -> Attend | None
     """Returns cuDNN's kernels or ours: cuDNN's where both can, unless it reads the mask."""
     fits_cudnn = backend != "triton" and cudnn.supports(inputs)
     if fits_cudnn and (backend == "cudnn" or not cudnn.needs_bias(inputs.mask)):
-        return cudnn.cudnn
+        return equal_widths(cudnn.cudnn)
     triton = _triton() if backend != "cudnn" else None
     if triton is not None and triton.supports(inputs):
-        return triton.flash
-    return cudnn.cudnn if fits_cudnn else None
+        return equal_widths(triton.flash)
+    return equal_widths(cudnn.cudnn) if fits_cudnn else None
 
 
 @cache
@@ -138,16 +139,16 @@ def _attend_heads(inputs: AttentionInputs) -> jax.Array:
         batch = None if bias.shape[0] == 1 else "batch"  # b may be symbolic
         spec = mesh.out_sharding(batch, "kv_heads", None, length, None)
         scores = scores + bias.reshape(bias.shape[0], n, group, t, s, out_sharding=spec)
-    weights = _softmax(scores, visible).astype(v.dtype)
+    weights = softmax(scores, visible).astype(v.dtype)
     if step:
         out = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]
     else:
         out = einsum("bngts,bnsk->bngtk", weights, v)
     out = out.astype(dtype).transpose(0, 3, 1, 2, 4)
-    return out.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*sharding.heads()))
+    return out.reshape(b, t, h, v.shape[-1], out_sharding=mesh.out_sharding(*sharding.heads()))
 
 
-def _softmax(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
+def softmax(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
     """Softmax over the last axis of [B, N, G, T, S]; rows with nothing visible are zero."""
     if visible is not None:
         visible = visible[:, None, None]

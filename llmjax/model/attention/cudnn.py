@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from llmjax.model.attention import gpus
 from llmjax.model.attention.fused import axes_of
 from llmjax.model.attention.mask import AttentionInputs, Mask
+from llmjax.model.attention.widths import widest
 from llmjax.parallel import mesh
 
 MASK_BYTES = 2**30
@@ -21,7 +22,7 @@ def supports(inputs: AttentionInputs) -> bool:
     even length; segments, or a window that is not causal, need a mask within MASK_BYTES.
     """
     q, k, _, mask = inputs[:4]
-    (b, t, _, width), s = q.shape, k.shape[1]
+    (b, t, *_), s, width = q.shape, k.shape[1], widest(inputs)
     size = 2 * b * t * s // mesh.shards("batch")
     return (
         gpus.has_flash()

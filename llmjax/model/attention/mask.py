@@ -105,7 +105,7 @@ class AttentionInputs(NamedTuple):
     k: jax.Array
     """[B, S, N, K], where N divides H: query head h uses key head h // (H / N)."""
     v: jax.Array
-    """[B, S, N, K]."""
+    """[B, S, N, V]; V is K in most models."""
     mask: Mask
     """Which keys each query sees."""
     sharding: ActivationSharding

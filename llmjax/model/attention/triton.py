@@ -19,6 +19,7 @@ from llmjax.model.attention import fused, gpus
 from llmjax.model.attention import triton_kernels as kernels
 from llmjax.model.attention.mask import AttentionInputs, BlockRules, MaskArrays
 from llmjax.model.attention.ranges import block_ranges
+from llmjax.model.attention.widths import widest
 from llmjax.parallel import mesh
 
 WIDEST = 256
@@ -64,7 +65,7 @@ def supports(inputs: AttentionInputs) -> bool:
     return (
         gpus.has_flash()
         and q.dtype == jnp.bfloat16
-        and q.shape[-1] <= WIDEST
+        and widest(inputs) <= WIDEST
         and mask.index is None
         and mesh.parts(inputs.sharding.length) == 1
         and q.shape[1] % SMALLEST == 0

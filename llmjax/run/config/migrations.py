@@ -143,8 +143,10 @@ def _speed(config: Plain) -> Plain:
     model: Plain = {
         "activation_limit": None,
         "embed_multiplier": 1.0,
+        "mla": None,
         "moe": None,
         "residual_multiplier": 1.0,
+        "rope_interleaved": False,
         "shared_norm": False,
         "up_offset": 0.0,
     }

@@ -17,6 +17,7 @@ from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.limits import LARGEST_INTEGER, MAX_SIZES, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.moe_config import MoEConfig
 from llmjax.optimizers.config import ScheduleConfig
@@ -51,6 +52,7 @@ PARTS = (
     ("objective", replace(GOOD, model=ENCODER, objective=MaskedConfig())),
     ("objective", replace(GOOD, model=BOTH, objective=MixtureConfig((SpanConfig(),)))),
     ("objective", replace(GOOD, model=BOTH, objective=PrefixConfig())),
+    ("model.mla", replace(GOOD, model=replace(MODEL, mla=LatentConfig(8, 8, 4, 4, 4)))),
     *(
         ("model.rope_scaling", replace(GOOD, model=replace(MODEL, rope_scaling=scaling)))
         for scaling in (
