@@ -47,6 +47,7 @@ def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
         "shared_norm": False,
         "rope_interleaved": False,
         "mla": None,
+        "attention_sinks": False,
         "activation_limit": None,
         "up_offset": 0.0,
         "moe": None,

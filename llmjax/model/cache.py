@@ -33,6 +33,9 @@ class Cache:
     cross_values: Arrays = ()
     encoder_segments: jax.Array | None = None
     """[B, E] int32, 0 for padding; None: no padding."""
+    is_long: jax.Array | None = None
+    """[B] bool, as `BlockContext.is_long`, of the text that each row will hold; None: models where
+    that does not matter."""
     heads: str | None = field(default="kv_heads", metadata={"static": True})
     """Logical axis of N; None in latent attention, where devices that split heads have all."""
 

@@ -11,6 +11,12 @@ from llmjax.model.lora import lora_problems
 from llmjax.model.moe_config import moe_problems
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
 
+NOT_LATENT = (
+    ("head_dim", None),
+    ("qk_norm", False),
+    ("rotary_fraction", 1.0),
+    ("attention_sinks", False),
+)
 MSCALES = ("mscale", "mscale_all_dim")
 
 
@@ -85,6 +91,8 @@ def _head_problems(config: ModelConfig) -> Iterator[str]:
     if config.mla is not None:
         yield from latent_problems(config.mla)
         yield from _latent_conflicts(config)
+    if config.attention_sinks and config.is_encoder_decoder:
+        yield "attention_sinks needs a single stack"
     if config.num_heads % config.kv_heads:
         yield f"num_heads {config.num_heads} is no multiple of num_kv_heads {config.kv_heads}"
     if config.positions == "rotary":
@@ -101,7 +109,7 @@ def _latent_conflicts(config: ModelConfig) -> Iterator[str]:
         yield "mla and positions relative exclude each other"
     if config.kv_heads != config.num_heads:
         yield f"num_kv_heads {config.kv_heads} with mla: every head has keys; leave it None"
-    for name, unused in (("head_dim", None), ("qk_norm", False), ("rotary_fraction", 1.0)):
+    for name, unused in NOT_LATENT:
         if getattr(config, name) != unused:
             yield f"{name} has no meaning with mla"
 

@@ -113,6 +113,9 @@ class ModelConfig:
     """RMSNorm of queries and keys (arXiv:2302.05442)."""
     qk_norm_over: QkNormOver = "head"
     """Whether that normalizes each head or the whole projection (OLMo 2)."""
+    attention_sinks: bool = False
+    """Whether each head's softmax has a learned score besides those of keys, which takes a share of
+    the sum but has no value (gpt-oss; arXiv:2309.17453)."""
     attention_scale: float | None = None
     """Multiplies the scores; None: 1 / sqrt(head_dim)."""
     window: int | None = None

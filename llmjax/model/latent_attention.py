@@ -119,7 +119,7 @@ class LatentAttention(nnx.Module):
         scale *= score_factor(config.rope_scaling) * mla.head_width**0.5
         q = q if scale == 1.0 else q * jnp.asarray(scale, q.dtype)
         nope, rope = jnp.split(q, [mla.nope_head_dim], -1)
-        return nope, rotated(rope, config, context.positions, layer_type)
+        return nope, rotated(rope, config, context, layer_type)
 
     def _compressed(
         self, x: jax.Array, context: BlockContext, layer_type: LayerType
@@ -127,7 +127,7 @@ class LatentAttention(nnx.Module):
         """[B, L, D] -> the rotated key [B, L, 1, rope], and compressed vectors [B, L, C]."""
         whole = context.sharding.gathered()
         key = self.key_rope(x, whole)[:, :, None]
-        key = rotated(key, self.config, context.positions, layer_type)
+        key = rotated(key, self.config, context, layer_type)
         return key, self.kv_norm(self.kv_down(x, whole))
 
     def _expanded(

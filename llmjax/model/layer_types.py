@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from llmjax.model.config import ModelConfig
-from llmjax.model.rope import Unscaled, rope_frequencies
+from llmjax.model.rope import (
+    LongRopeScaling,
+    RopeScaling,
+    Unscaled,
+    rope_frequencies,
+    short_frequencies,
+)
 
 
 class LayerType(NamedTuple):
@@ -104,7 +110,27 @@ def is_group(name: str) -> bool:
 @cache
 def layer_frequencies(config: ModelConfig, layer_type: LayerType) -> tuple[np.ndarray, float]:
     """`rope_frequencies` of a layer with rotary positions."""
+    return rope_frequencies(*_rotation(config, layer_type))
+
+
+@cache
+def layer_short_frequencies(config: ModelConfig, layer_type: LayerType) -> np.ndarray | None:
+    """`short_frequencies` of a layer with rotary positions."""
+    return short_frequencies(*_rotation(config, layer_type))
+
+
+def _rotation(config: ModelConfig, layer_type: LayerType) -> tuple[RopeScaling, float, int, int]:
+    """Scaling, base, rotated width and longest text of a layer."""
     scaling, theta = config.rope_scaling, config.rope_theta
     if layer_type.window is not None and config.window_rope_theta is not None:
         scaling, theta = Unscaled(), config.window_rope_theta
-    return rope_frequencies(scaling, theta, config.rotated_width, config.max_length)
+    return scaling, theta, config.rotated_width, config.max_length
+
+
+def longest_short_text(config: ModelConfig) -> int | None:
+    """Length of texts beyond which positions rotate by other frequencies; None: there is none."""
+    scaling = config.rope_scaling
+    if config.positions != "rotary" or not isinstance(scaling, LongRopeScaling):
+        return None
+    by_text = scaling.by_length and config.max_length > scaling.original_length
+    return scaling.original_length if by_text else None

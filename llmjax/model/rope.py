@@ -1,7 +1,7 @@
 """Rotary positions (arXiv:2104.09864), and frequency scaling for texts longer than in training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -73,19 +73,21 @@ class YarnScaling:
 class LongRopeScaling:
     """LongRoPE: a searched divisor for each pair (arXiv:2402.13753).
 
-    The long list is used if the model's max_length exceeds the original length, whatever the
-    length of a text, so that prompt and continuation agree.
+    In models for texts longer than the original, a text's own length decides between the lists:
+    that of a prompt is its length with what is generated at most, so that both agree.
     """
 
     short_factors: tuple[float, ...]
-    """Divisors of pairs in models for texts up to the original length."""
+    """Divisors of pairs for texts up to the original length."""
     long_factors: tuple[float, ...]
-    """Divisors in models for longer texts."""
+    """Divisors for longer texts."""
     original_length: int
     """Longest text of the original training."""
     attention_factor: float | None = None
     """Multiplies queries and keys; None: sqrt(1 + ln(factor) / ln(original length)), where
     factor is max_length / original_length."""
+    by_length: bool = True
+    """Whether a text's length decides; else that of the model decides for all of its texts."""
     kind: Literal["longrope"] = "longrope"
 
 
@@ -143,6 +145,31 @@ def rope_frequencies(
             power = width / (width - 2) if width > 2 else 0.0
             scaled = (theta * larger**power) ** (-np.arange(half, dtype=np.float64) / half)
     return scaled.astype(np.float32), factor
+
+
+def short_frequencies(
+    scaling: RopeScaling, theta: float, width: int, max_length: int
+) -> np.ndarray | None:
+    """As `rope_frequencies`, for texts up to the original length; None where those are the same."""
+    if not isinstance(scaling, LongRopeScaling) or not scaling.by_length:
+        return None
+    if max_length <= scaling.original_length:
+        return None
+    short = replace(scaling, long_factors=scaling.short_factors)
+    return rope_frequencies(short, theta, width, max_length)[0]
+
+
+def text_lengths(positions: jax.Array) -> jax.Array:
+    """The length of each token's text, [B, L] int32.
+
+    Args:
+      positions: [B, L] int32; those of a text follow each other.
+    """
+    index = jnp.arange(positions.shape[1])
+    follows = positions[:, 1:] == positions[:, :-1] + 1
+    last = jnp.pad(~follows, ((0, 0), (0, 1)), constant_values=True)
+    ends = jax.lax.cummin(jnp.where(last, index + 1, positions.shape[1]), axis=1, reverse=True)
+    return positions + ends - index
 
 
 def _llama3(scaling: Llama3Scaling, plain: np.ndarray) -> np.ndarray:
@@ -204,6 +231,8 @@ def rotate(
     *,
     far: bool = False,
     interleaved: bool = False,
+    short: np.ndarray | None = None,
+    is_long: jax.Array | None = None,
 ) -> jax.Array:
     """Rotates the first 2 n dimensions of each head; dimension i is paired with i + n.
 
@@ -217,9 +246,14 @@ def rotate(
       factor: multiplies the rotated dimensions.
       far: whether positions go beyond `FAR`, where float32 angles are too coarse.
       interleaved: whether pairs are neighbours.
+      short: [n] frequencies of tokens that are not `is_long`; None: the same.
+      is_long: [B, L] bool.
     """
     half = len(frequencies)
     angle = _angles(positions[..., None, None], frequencies, far)
+    if short is not None and is_long is not None:
+        other = _angles(positions[..., None, None], short, far)
+        angle = jnp.where(is_long[..., None, None], angle, other)
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     if interleaved:

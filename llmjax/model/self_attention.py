@@ -11,8 +11,8 @@ from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ATTENTION, ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layer_types import LayerType, layer_frequencies
-from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter
+from llmjax.model.layer_types import LayerType, layer_frequencies, layer_short_frequencies
+from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter, normal
 from llmjax.model.lora import Target
 from llmjax.model.remat import keeping
 from llmjax.model.rope import FAR, rotate
@@ -36,6 +36,9 @@ class BlockContext:
     """None: this stack has no cross-attention."""
     token_types: jax.Array | None = None
     """[B, L] int32; None: all 0."""
+    is_long: jax.Array | None = None
+    """[B, L] bool, whether a token's text is longer than the original training length, in models
+    where that decides how positions rotate."""
     prefills: bool = False
     """Whether the cache is empty, so that the tokens attend only to each other."""
 
@@ -75,6 +78,8 @@ class Attention(nnx.Module):
             lora=adapter(config, "out"),
             name="out",
         )
+        if config.attention_sinks:
+            self.sinks = normal(rngs, (config.num_heads,), ("heads",), compute.init_std)
         if config.qk_norm:
             over_heads = config.qk_norm_over == "projection"
             self.query_norm = Norm(config, *[config.num_heads] * over_heads, k, kind="rmsnorm")
@@ -125,7 +130,7 @@ class Attention(nnx.Module):
         """[B, L, D] -> [B, L, H, K]; rotated if there is a layer type."""
         q = self.query(x, context.sharding.heads())
         q = self.query_norm(q) if self.config.qk_norm else q
-        q = rotated(q, self.config, context.positions, layer_type)
+        q = rotated(q, self.config, context, layer_type)
         scale = self.config.attention_scale
         return q if scale is None else q * jnp.asarray(scale * q.shape[-1] ** 0.5, q.dtype)
 
@@ -136,7 +141,15 @@ class Attention(nnx.Module):
         out = context.sharding.heads("kv_heads")
         k, v = self.key(x, out), self.value(x, out)
         k = self.key_norm(k) if self.config.qk_norm else k
-        return rotated(k, self.config, context.positions, layer_type), v
+        return rotated(k, self.config, context, layer_type), v
+
+    def _sinks(self, rows: int) -> jax.Array | None:
+        """[B, H] float32, of `rows` rows."""
+        if not self.config.attention_sinks:
+            return None
+        sinks = self.sinks[...].astype(jnp.float32)
+        spec = mesh.out_sharding("batch", "heads")
+        return jnp.broadcast_to(sinks, (rows, len(sinks)), out_sharding=spec)
 
     def mix(
         self,
@@ -150,7 +163,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Attends and projects: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         softcap = self.config.attention_softcap
-        inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias)
+        inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias, self._sinks(len(q)))
         if cached:
             out = attention.attend_cached(inputs, self.compute.attention)
         else:
@@ -165,22 +178,34 @@ def attend(inputs: AttentionInputs, compute: ComputeConfig) -> jax.Array:
     k, v = (mesh.reshard(x, "batch", length, "kv_heads", "head_dim") for x in inputs[1:3])
 
     def run(
-        q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, bias: jax.Array | None
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        mask: Mask,
+        bias: jax.Array | None,
+        sinks: jax.Array | None,
     ) -> jax.Array:
-        arrays = inputs._replace(q=q, k=k, v=v, mask=mask, bias=bias)
+        arrays = inputs._replace(q=q, k=k, v=v, mask=mask, bias=bias, sinks=sinks)
         return attention.attend(arrays, compute.attention)
 
     if compute.remat == "attention":
         run = jax.checkpoint(run, policy=keeping(ATTENTION), prevent_cse=False)
-    return run(inputs.q, k, v, inputs.mask, inputs.bias)
+    return run(inputs.q, k, v, inputs.mask, inputs.bias, inputs.sinks)
 
 
 def rotated(
-    x: jax.Array, config: ModelConfig, positions: jax.Array, layer_type: LayerType | None
+    x: jax.Array, config: ModelConfig, context: BlockContext, layer_type: LayerType | None
 ) -> jax.Array:
-    """Queries or keys [B, L, H, K], rotated to positions [B, L] if the layer type says so."""
+    """Queries or keys [B, L, H, K], rotated to the positions if the layer type says so."""
     if layer_type is None or not layer_type.rotates:
         return x
     far, interleaved = config.max_length > FAR, config.rope_interleaved
-    frequencies = layer_frequencies(config, layer_type)
-    return rotate(x, positions, *frequencies, far=far, interleaved=interleaved)
+    return rotate(
+        x,
+        context.positions,
+        *layer_frequencies(config, layer_type),
+        far=far,
+        interleaved=interleaved,
+        short=layer_short_frequencies(config, layer_type),
+        is_long=context.is_long,
+    )

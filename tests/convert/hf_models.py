@@ -179,6 +179,7 @@ CASES: dict[str, Case] = {
     "phi3": _decoder(
         "Phi3", original_max_position_embeddings=16, rope_parameters=LONGROPE, sliding_window=30
     ),
+    "phi3-short": _decoder("Phi3", original_max_position_embeddings=90, rope_parameters=LONGROPE),
     "deepseek-v3": _decoder(
         "DeepseekV3",
         **LATENT,

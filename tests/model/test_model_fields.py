@@ -64,6 +64,7 @@ OTHER = {
     "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
+    "attention_sinks": True,
     "attention_scale": 1.0,
     "window": 3,
     "global_layers": (0,),
@@ -93,12 +94,14 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
 }
 COMPUTE_NEEDS = {
+    "attention_sinks": {"num_encoder_layers": 0},
     "offload": {"remat": "full"},
     "quantized_params": {"quantization": "int8"},
     "quantized_gradients": {"quantization": "int8"},
 }
 WINDOW = {"window": 3}
 NEEDS = {
+    "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},
     "layer_d_ff": {"num_encoder_layers": 2},

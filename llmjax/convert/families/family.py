@@ -11,6 +11,7 @@ from llmjax.convert.tensors import TensorSource, equal_tensors
 from llmjax.errors import UserError
 from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
+from llmjax.model.rope import LongRopeScaling
 from llmjax.tasks.heads import Neck
 
 NO_EFFECT_UNLESS = {
@@ -179,6 +180,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
         "attention_scale": config.attention_scale or config.head_width**-0.5,
         "window_rope_theta": None,
     }
+    if isinstance(config.rope_scaling, LongRopeScaling):  # of runs older than the field
+        implied["rope_scaling"] = replace(config.rope_scaling, by_length=True)
     if config.window is not None:
         implied["window_rope_theta"] = config.window_rope_theta or config.rope_theta
     default = ModelConfig()

@@ -119,7 +119,7 @@ def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     arrays = MaskArrays(index, mask.query_segments, mask.key_segments)
-    return fused.attend(q, k, v, arrays, inputs.rules(block), BLOCKED)
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(block), BLOCKED)
 
 
 def local_forward(

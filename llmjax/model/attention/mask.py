@@ -115,6 +115,9 @@ class AttentionInputs(NamedTuple):
     """Scores s become cap * tanh(s / cap)."""
     bias: jax.Array | None = None
     """[B or 1, H, T, S] float32, added to the scores; only the reference takes one."""
+    sinks: jax.Array | None = None
+    """[B, H] float32, a score in each softmax besides those of keys, which has no value (attention
+    sinks, arXiv:2309.17453). The same in all rows: the gradients of rows are added up outside."""
 
     def rules(self, block: int) -> "BlockRules":
         """Returns the static parameters of attention in blocks of this many tokens."""

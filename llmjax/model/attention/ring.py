@@ -65,7 +65,7 @@ def _ring(inputs: AttentionInputs, *, kernel: Kernel) -> jax.Array:
     axes = fused.axes_of(sharding, splits_keys=True)
     k, v = (mesh.reshard(x, *axes.keys) for x in (k, v))
     arrays = MaskArrays(None, *(mask.both_segments(q.shape[1]) or (None, None)))
-    return fused.attend(q, k, v, arrays, inputs.rules(blocked.LONG), RINGS[kernel])
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(blocked.LONG), RINGS[kernel])
 
 
 def _forward(

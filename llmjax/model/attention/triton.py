@@ -77,7 +77,7 @@ def flash(inputs: AttentionInputs) -> jax.Array:
     """As `attention.reference`, if supported; interpreted on other platforms, for tests."""
     q, k, v, mask = inputs[:4]
     arrays = MaskArrays(None, mask.query_segments, mask.key_segments)
-    return fused.attend(q, k, v, arrays, inputs.rules(SMALLEST), TRITON)
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(SMALLEST), TRITON)
 
 
 @partial(jax.jit, static_argnames="rules")
@@ -106,7 +106,7 @@ def _backward(
     return dq, *_gradients_by_keys(arrays, mask, sums, rules)
 
 
-TRITON = fused.Implementation(_forward, _backward)
+TRITON = fused.Implementation(_forward, _backward, nats=math.log(2))
 
 
 def _by_query_blocks(

@@ -36,7 +36,7 @@ def unrolled(inputs: AttentionInputs, block: int = BLOCK) -> jax.Array:
     """As `attention.reference`, if supported."""
     q, k, v, mask = inputs[:4]
     arrays = MaskArrays(key_segments=mask.key_segments)  # the queries' are the same
-    return fused.attend(q, k, v, arrays, inputs.rules(block), UNROLLED)
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(block), UNROLLED)
 
 
 def _forward(

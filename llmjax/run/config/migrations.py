@@ -142,6 +142,7 @@ def _speed(config: Plain) -> Plain:
     }
     model: Plain = {
         "activation_limit": None,
+        "attention_sinks": False,
         "embed_multiplier": 1.0,
         "mla": None,
         "moe": None,
@@ -152,6 +153,8 @@ def _speed(config: Plain) -> Plain:
     }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
+    if config["model"].get("rope_scaling", {}).get("kind") == "longrope":
+        model["rope_scaling"] = config["model"]["rope_scaling"] | {"by_length": False}
     return config | {
         "data": config["data"] | {"sources": sources},
         "model": config["model"] | model,
