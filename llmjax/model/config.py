@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import RopeScaling, Unscaled
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
@@ -97,8 +98,15 @@ class ModelConfig:
     """Biases of the query, key and value projections; in latent attention, of those down."""
     attention_out_bias: bool = False
     """Bias of the attention's output projection."""
+    activation_limit: float | None = None
+    """The MLP's nonlinearity gets values of at most this, and if gated, up ones from minus this to
+    this (gpt-oss: 7)."""
+    up_offset: float = 0.0
+    """Added to up where it multiplies the gate (gpt-oss: 1)."""
     mlp_bias: bool = False
     """Biases of the MLP."""
+    moe: MoEConfig | None = None
+    """A mixture of experts in place of the MLP of some or all layers; None: no experts."""
     lm_head_bias: bool = False
     """Bias of the logits."""
     qk_norm: bool = False

@@ -17,20 +17,6 @@ from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
-Aux = dict[str, tuple[jax.Array, jax.Array]]
-"""Sums that layers add to the loss, such as a router's: name -> (sum, weight), float32 []."""
-
-
-def add_aux(*parts: Aux) -> Aux:
-    """Adds up the sums of several layers by name."""
-    total: Aux = {}
-    for part in parts:
-        for name, (value, weight) in part.items():
-            if name in total:
-                value, weight = total[name][0] + value, total[name][1] + weight
-            total[name] = (value, weight)
-    return total
-
 
 @dataclass(frozen=True)
 class ActivationSharding:
