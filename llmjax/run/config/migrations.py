@@ -145,11 +145,8 @@ def _speed(config: Plain) -> Plain:
         "attention_sinks": False,
         "embed_multiplier": 1.0,
         "mla": None,
-<<<<<<< HEAD
         "qk_norm_kind": "rmsnorm",
-=======
         "moe": None,
->>>>>>> main
         "residual_multiplier": 1.0,
         "rope_interleaved": False,
         "shared_norm": False,
