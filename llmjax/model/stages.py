@@ -9,12 +9,12 @@ import numpy as np
 
 from llmjax.errors import UserError
 from llmjax.model.attention.mask import Mask
-from llmjax.model.block import BlockContext
+from llmjax.model.self_attention import BlockContext
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_loop import Body, LayerLoop
 from llmjax.model.layer_types import LayerType, layer_types
-from llmjax.model.layers import Aux
+from llmjax.model.aux_sums import Aux
 from llmjax.model.remat import group_policy, layer_policy
 from llmjax.parallel import mesh, pipeline
 from llmjax.parallel.pipeline import Schedule, Slot
@@ -121,18 +121,17 @@ def run_stages(
         name: tuple(number for number in found if number < size)
         for name, (found, _) in layers.items()
     }
-    segments = context.mask.key_segments
     rows = [
         None if each is None else mesh.reshard(each, "batch", context.sharding.length)
-        for each in (context.positions, segments)
+        for each in (context.positions, context.mask.key_segments, context.is_long)
     ]
 
     def group(
         params: Any, x: jax.Array, rows: Any, shared: tuple, slot: Slot
     ) -> tuple[jax.Array, Aux]:
-        (positions, segments), (bias, keys) = rows, shared
+        (positions, segments, is_long), (bias, keys) = rows, shared
         mask = Mask(segments, segments, None, context.mask.causal)
-        here = replace(context, positions=positions, mask=mask, bias=bias)
+        here = replace(context, positions=positions, mask=mask, bias=bias, is_long=is_long)
         if keys is not None:
             of_group = jax.lax.dynamic_slice_in_dim(keys, slot.group * size, size)
             keys = jax.vmap(jax.random.fold_in, (0, None))(of_group, slot.microbatch)

@@ -43,20 +43,6 @@ CASES = {
 }
 
 
-def stepped(model, params, rows, accumulate):
-    """The parameters after a step of gradient descent, its loss, and the program."""
-    optimizer = make_optimizer(SgdConfig(momentum=0.0), 10, model.logical_axes())
-    state = TrainState(np.int32(0), params, optimizer.init(params))
-
-    def loss(params, batch, key):
-        return token_loss(model, params, batch, z_loss=1e-2)
-
-    step = make_train_step(loss, optimizer, seed=0, accumulate=accumulate)
-    compiled = step.lower(state, rows).compile()
-    state, metrics = compiled(state, rows)
-    return state.params, metrics.objective, compiled.as_text()
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_a_step(case):
     config, sizes, compute = case

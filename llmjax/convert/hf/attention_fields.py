@@ -7,6 +7,7 @@ from typing import Any
 
 from llmjax.convert.hf.config import HFConfig, as_float
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.rope import (
     DynamicScaling,
     LinearScaling,
@@ -148,17 +149,14 @@ def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> 
 
 def _read_yarn(values: HFConfig, original: int, max_length: int | None) -> YarnScaling:
     factor = values.get("factor", float, float(max_length or original) / original)
-    attention = values.get("attention_factor", float, None)
-    mscale, mscale_all = (values.get(name, float, None) for name in ("mscale", "mscale_all_dim"))
-    if attention is None and mscale and mscale_all and factor > 1:
-        log = math.log(factor)
-        attention = (0.1 * mscale * log + 1.0) / (0.1 * mscale_all * log + 1.0)
     return YarnScaling(
         factor=factor,
         original_length=original,
         beta_fast=values.get("beta_fast", float, 32.0),
         beta_slow=values.get("beta_slow", float, 1.0),
-        attention_factor=attention,
+        attention_factor=values.get("attention_factor", float, None),
+        mscale=values.get("mscale", float, None),
+        mscale_all_dim=values.get("mscale_all_dim", float, None),
         truncate=values.get("truncate", bool, True),
     )
 
@@ -207,6 +205,8 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
                 "beta_fast": scaling.beta_fast,
                 "beta_slow": scaling.beta_slow,
                 "attention_factor": scaling.attention_factor,
+                "mscale": scaling.mscale,
+                "mscale_all_dim": scaling.mscale_all_dim,
                 "truncate": scaling.truncate,
             }
         case LongRopeScaling():
@@ -221,6 +221,38 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
     if original is not None and not isinstance(scaling, DynamicScaling):
         values["original_max_position_embeddings"] = original
     return {"rope_scaling": {name: value for name, value in values.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Sizes of multi-head latent attention."""
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        default = None if "q_lora_rank" in hf.values else 1536  # null: not compressed
+        sizes = LatentConfig(
+            kv_rank=hf.get("kv_lora_rank", int, 512),
+            query_rank=hf.get("q_lora_rank", int, default),
+            nope_head_dim=hf.get("qk_nope_head_dim", int, 128),
+            rope_head_dim=hf.get("qk_rope_head_dim", int, 64),
+            value_head_dim=hf.get("v_head_dim", int, 128),
+        )
+        for name, width in (
+            ("head_dim", sizes.rope_head_dim),
+            ("qk_head_dim", sizes.head_width),
+        ):  # copies that Transformers writes
+            if (stated := hf.get(name, int, width)) != width:
+                raise hf.error(name, stated, f"the other widths make it {width}")
+        return {"mla": sizes}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        mla = config.mla or LatentConfig()
+        return {
+            "kv_lora_rank": mla.kv_rank,
+            "q_lora_rank": mla.query_rank,
+            "qk_nope_head_dim": mla.nope_head_dim,
+            "qk_rope_head_dim": mla.rope_head_dim,
+            "v_head_dim": mla.value_head_dim,
+        }
 
 
 @dataclass(frozen=True)
