@@ -9,13 +9,13 @@ import numpy as np
 
 from llmjax.errors import UserError
 from llmjax.model.attention.mask import Mask
-from llmjax.model.self_attention import BlockContext
+from llmjax.model.aux_sums import Aux
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_loop import Body, LayerLoop
 from llmjax.model.layer_types import LayerType, layer_types
-from llmjax.model.aux_sums import Aux
 from llmjax.model.remat import group_policy, layer_policy
+from llmjax.model.self_attention import BlockContext
 from llmjax.parallel import mesh, pipeline
 from llmjax.parallel.pipeline import Schedule, Slot
 
@@ -50,7 +50,11 @@ def check_microbatches(compute: ComputeConfig, stages: int, rows: int) -> None:
       UserError: it is not.
     """
     asked = compute.pipeline_microbatches
-    if stages > 1 and asked is not None and schedule_of(compute, stages, rows).microbatches != asked:
+    if (
+        stages > 1
+        and asked is not None
+        and schedule_of(compute, stages, rows).microbatches != asked
+    ):
         reason = f"does not divide the {rows} rows that a device of each stage computes at a time"
         fix = f"choose a multiple of mesh.stage={stages} that divides them"
         raise UserError(f"compute.pipeline_microbatches {asked}", reason, fix)
@@ -144,4 +148,6 @@ def run_stages(
         return x, aux
 
     params = {name: part for name, (_, part) in layers.items()}
-    return pipeline.run(group, params, x, rows, (context.bias, keys), schedule, group_policy(compute))
+    return pipeline.run(
+        group, params, x, rows, (context.bias, keys), schedule, group_policy(compute)
+    )

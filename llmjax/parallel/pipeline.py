@@ -57,6 +57,10 @@ class Schedule(NamedTuple):
         return (self.stages - 1) / self.iterations
 
 
+NO_PIPELINE = Schedule(stages=1, microbatches=1)
+"""All layers on each device."""
+
+
 class Slot(NamedTuple):
     """What a stage computes in an iteration: int32 [] each, within range even in the bubble."""
 
@@ -100,7 +104,9 @@ def run(
     if schedule.rounds == 1:
         of_round = _only_round(compute)
     else:
-        of_round = jax.checkpoint(_one_round(compute, schedule.stages), policy=policy, prevent_cse=False)
+        of_round = jax.checkpoint(
+            _one_round(compute, schedule.stages), policy=policy, prevent_cse=False
+        )
 
     def local(layers: Tree, x: jax.Array, rows: Tree, shared: Tree) -> tuple[jax.Array, Tree]:
         groups = jax.tree.map(lambda leaf: _own_groups(leaf, names, schedule), layers)

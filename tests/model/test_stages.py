@@ -23,7 +23,9 @@ from llmjax.state import TrainState
 from llmjax.step import make_train_step
 
 ROWS = 16
-WINDOWS = replace(LLAMA, num_decoder_layers=4, window=5, global_layers=(1, 3), layer_d_ff=(32, 48) * 2)
+WINDOWS = replace(
+    LLAMA, num_decoder_layers=4, window=5, global_layers=(1, 3), layer_d_ff=(32, 48) * 2
+)
 PLAIN = replace(LLAMA, num_decoder_layers=4)
 ENCODER = replace(BERT, num_encoder_layers=4)
 REMAT = {"remat": "full", "attention": "blocked"}
@@ -50,7 +52,9 @@ def test_a_step(case):
     rows = jax.tree.map(np.asarray, batch(config, ROWS))
 
     def gradients(params, rows):
-        return jax.value_and_grad(lambda p: token_loss(model, p, rows, z_loss=1e-2).objective)(params)
+        return jax.value_and_grad(lambda p: token_loss(model, p, rows, z_loss=1e-2).objective)(
+            params
+        )
 
     expected = jax.jit(gradients)(params, rows)
     devices = make_mesh(sizes)
@@ -67,3 +71,83 @@ def test_a_step(case):
     for each in between:
         assert each.kind != "all-gather" or each.nbytes < layer, "weights are not gathered"
     assert any(each.kind == "collective-permute" for each in between)
+
+
+def test_decoding_gathers_layers():
+    """With a cache, each layer is gathered from its stage where it is used."""
+    model, params = make(PLAIN)
+    row = tokens(8, 5)
+
+    def logits(params, row):
+        cache = model.init_cache(8, 6)
+        positions = np.broadcast_to(np.arange(5), row.shape)
+        return model.decode(params, row, positions, cache)[0]
+
+    expected = jax.jit(logits)(params, row)
+    with jax.set_mesh(make_mesh(MeshConfig(stage=2, fsdp=4))):
+        found = jax.jit(logits)(placed(params, model), row)
+    assert_close(jax.device_get(found), jax.device_get(expected), 1e-5)
+
+
+def test_parameters_are_created_on_their_stages():
+    model = Model(resolve(WINDOWS, 32))
+    unsharded = jax.jit(model.init)(jax.random.key(0))
+    with jax.set_mesh(make_mesh(MeshConfig(stage=2, fsdp=4))):
+        spread = jax.jit(model.init)(jax.random.key(0))
+        jax.tree.map(
+            lambda x, a: x.sharding == a.sharding or pytest.fail(f"{x} {a}"),
+            spread,
+            model.abstract_params(),
+        )
+    up = spread["decoder"]["layers_48"]["mlp"]["up"]["kernel"]
+    assert up.addressable_shards[0].data.shape == (1, 4, 48)
+    assert_close(jax.device_get(spread), jax.device_get(unsharded), 1e-7)
+
+
+REFUSED = {
+    "4 layers": (PLAIN, ComputeConfig(pipeline_rounds=4), "4 layers: do not divide over"),
+    "kinds": (WINDOWS, ComputeConfig(pipeline_rounds=2), "layer 1 differs from layer 0 in window"),
+    "two stacks": (replace(BOTH, num_encoder_layers=2), ComputeConfig(), "an encoder-decoder"),
+    "microbatches": (PLAIN, ComputeConfig(pipeline_microbatches=3), "is no multiple of mesh.stage"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_split_is_refused(case):
+    config, compute, message = case
+    with jax.set_mesh(make_mesh(MeshConfig(stage=2))), pytest.raises(UserError) as caught:
+        Model(resolve(config, 32), compute).abstract_params()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_small_batches_have_fewer_microbatches():
+    compute = ComputeConfig(pipeline_microbatches=8, pipeline_rounds=2)
+    assert schedule_of(compute, 4, 32) == (4, 8, 2)
+    assert schedule_of(compute, 4, 12) == (4, 4, 2), "8 does not divide 12"
+    assert schedule_of(compute, 4, 4) == (4, 4, 2)
+    assert schedule_of(replace(compute, pipeline_microbatches=None), 4, 12) == (4, 12, 2)
+    check_microbatches(compute, 4, 32)
+    with pytest.raises(UserError, match="does not divide the 12 rows"):
+        check_microbatches(compute, 4, 12)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_kernels_run_in_stages(platform):
+    """A training step with fused attention and dropout lowers; kernels are on a stage's devices."""
+    compute = ComputeConfig(dtype="bfloat16", remat="full", dropout=0.1, pipeline_rounds=2)
+    config = replace(PLAIN, d_model=256, num_heads=4, num_kv_heads=2, max_length=256)
+    model = Model(resolve(config, 32), compute)
+    optimizer = make_optimizer(SgdConfig(momentum=0.0), 10, model.logical_axes())
+
+    def loss(params, batch, key):
+        return token_loss(model, params, batch, dropout_key=key)
+
+    step = make_train_step(loss, optimizer, seed=0, accumulate=2)
+    with pretend.devices(platform, stage=2, fsdp=2, tensor=2):
+        params = pretend.params_of(model)
+        state = TrainState(np.int32(0), params, jax.eval_shape(optimizer.init, params))
+        traced = step.trace(state, pretend.packed(32, 256), None)
+        assert pretend.kernels(traced)[pretend.PALLAS] > 0
+        text = pretend.lowered(traced, platform)
+    assert "collective_permute" in text

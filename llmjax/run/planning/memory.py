@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from llmjax.losses.fused import CHUNK_BYTES, CHUNK_TOKENS
 from llmjax.model.config import ModelConfig
-from llmjax.parallel.pipeline import Schedule
+from llmjax.parallel.pipeline import NO_PIPELINE, Schedule
 from llmjax.run.planning.parameters import StateBytes
 
 CODE = 0.15e9
@@ -58,7 +58,7 @@ class Shares:
     """Devices that split heads, MLP and vocabulary: tensor."""
     length: int
     """Devices that split rows along their length: sequence."""
-    schedule: Schedule = Schedule(stages=1, microbatches=1)
+    schedule: Schedule = NO_PIPELINE
     """Of the pipeline's stages."""
 
 

@@ -14,8 +14,8 @@ from llmjax.model.compute import check_quantization
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
 from llmjax.model.params import check_mesh
-from llmjax.optimizers.trainable import TrainHeads
 from llmjax.model.stages import check_microbatches, schedule_of
+from llmjax.optimizers.trainable import TrainHeads
 from llmjax.parallel.mesh import LOGICAL_TO_MESH, mesh_sizes, present
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.config.schema import Config

@@ -9,7 +9,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import layer_types
 from llmjax.model.params import ParamSpec, param_specs
 from llmjax.parallel.mesh import LOGICAL_TO_MESH
-from llmjax.parallel.pipeline import Schedule
+from llmjax.parallel.pipeline import NO_PIPELINE, Schedule
 from llmjax.parallel.roofline import (
     StepTime,
     Transfer,
@@ -53,7 +53,7 @@ class Work:
     """Of a microbatch, that this device shares with those of the same row."""
     length: int
     accumulate: int
-    schedule: Schedule = Schedule(stages=1, microbatches=1)
+    schedule: Schedule = NO_PIPELINE
     """How each microbatch is cut again to pass through the stages of a pipeline."""
 
     @property
@@ -159,7 +159,7 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
             sent = nbytes * (size - 1) / size * (2 if kind == "all-reduce" else 1)
             yield Transfer(kind, axis, sent, links[axis], hidden)
 
-    narrow = sum(math.prod(spec.shape.shape) for spec in _quantized(work)) 
+    narrow = sum(math.prod(spec.shape.shape) for spec in _quantized(work))
     narrow /= sizes[HEADS] * sizes[STAGES]
     quantized = work.compute.quantized
     passes = 0 if quantized is None else 1 + quantized.inputs
