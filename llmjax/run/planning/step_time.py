@@ -171,8 +171,8 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     yield from ring(WEIGHTS, trained, kind, hidden=not on_tpu)
     summed = work.state.trained / 4 * work.reduce_width * times
     yield from ring(REPLICAS, summed, "all-reduce", hidden=not on_tpu)
-    layers = work.model.num_encoder_layers + work.model.num_decoder_layers
-    layers *= work.accumulate * (1 + schedule.waiting)
+    count_layers = work.model.num_encoder_layers + work.model.num_decoder_layers
+    layers = count_layers * work.accumulate * (1 + schedule.waiting)
     rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers
     again = _gathered_again(work.compute)
     yield from ring(HEADS, rows * work.width * (4 + again), "all-gather", hidden=False)
