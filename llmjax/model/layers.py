@@ -132,11 +132,16 @@ class Dense(nnx.Module):
         return y if self.name is None else checkpoint_name(y, self.name)
 
     def _multiplied(
-        self, x: jax.Array, kernel: Weight, bias: jax.Array | None, out: Axes
+        self,
+        x: jax.Array,
+        kernel: Weight | quantized_products.Kernel,
+        bias: jax.Array | None,
+        out: Axes,
     ) -> jax.Array:
         """x kernel + bias, of quantized operands where the config says so."""
         axes, precision, quantization = self.axes, self.precision, self.quantization
         if quantization is None or isinstance(kernel, Quantized):
+            assert not isinstance(kernel, quantized_products.Kernel)
             return products.dense(x, kernel, bias, axes=axes, out=out, precision=precision)
         return quantized_products.dense(
             x, kernel, bias, axes=axes, out=out, precision=precision, quantization=quantization
