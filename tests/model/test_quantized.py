@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from shapes import BOTH, FLOAT32, LLAMA, batch, make, placed
+from shapes import BOTH, FLOAT32, LLAMA, MLA, batch, make, placed
 
 from llmjax.losses.token_loss import token_nll
 from llmjax.model import products
@@ -103,8 +103,9 @@ def test_a_model_computes_with_what_its_weights_stand_for(config, weights):
         np.testing.assert_allclose(nll(spread), nll(same), atol=1e-5)
 
 
-def test_decoding_reads_narrow_weights():
-    model, params = make(LLAMA, FLOAT32)
+@pytest.mark.parametrize("config", [LLAMA, MLA], ids=["llama", "mla"])
+def test_decoding_reads_narrow_weights(config):
+    model, params = make(config, FLOAT32)
     narrow, wide = narrowed(model, params, "int4")
     tokens = jnp.array([[3, 5, 7]])
 
