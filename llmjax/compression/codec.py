@@ -233,13 +233,14 @@ class CodecStepper:
 
     def empty(self, slots: int) -> Cache:
         """Returns an empty cache."""
-        return _empty(self.lm.model, self.layout.rows, slots)
+        return _empty(self.lm.model, self.layout.rows, slots, self.layout.context)
 
     def prefilled(self, tokens: np.ndarray, slots: int) -> Cache:
         """Returns a cache filled with tokens int32 [rows, context - stride]."""
         if not tokens.shape[1]:
             return self.empty(slots)
-        return _prefill(self.lm.model, self.lm.params, jnp.asarray(tokens), slots=slots)
+        sizes = {"slots": slots, "context": self.layout.context}
+        return _prefill(self.lm.model, self.lm.params, jnp.asarray(tokens), **sizes)
 
     def positions(self, steps: int) -> Iterator[StepPosition]:
         """Yields the window position of each of the first `steps` steps."""
@@ -268,14 +269,14 @@ def _step(
     return locate(frequencies(logits[:, 0], allowed), *query), cache
 
 
-@partial(jax.jit, static_argnames=("model", "slots"))
-def _prefill(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
-    return model.prefill(params, tokens, slots)
+@partial(jax.jit, static_argnames=("model", "slots", "context"))
+def _prefill(model: Model, params: Params, tokens: Array, *, slots: int, context: int) -> Cache:
+    return model.prefill(params, tokens, slots, jnp.full(len(tokens), context))
 
 
-@partial(jax.jit, static_argnames=("model", "rows", "slots"))
-def _empty(model: Model, rows: int, slots: int) -> Cache:
-    return model.init_cache(rows, slots)
+@partial(jax.jit, static_argnames=("model", "rows", "slots", "context"))
+def _empty(model: Model, rows: int, slots: int, context: int) -> Cache:
+    return model.init_cache(rows, slots, text_lengths=jnp.full(rows, context))
 
 
 @partial(jax.jit, static_argnames="slots")

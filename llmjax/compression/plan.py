@@ -112,8 +112,8 @@ def default_groups(streams: int) -> int:
 
 
 def window_bytes(config: ModelConfig, context: int) -> int:
-    """Returns the bytes of the keys and values of a window of `context` tokens, in float32."""
-    return 8 * config.num_decoder_layers * config.kv_heads * config.head_width * context
+    """Returns the bytes of the cache of a window of `context` tokens, in float32."""
+    return 4 * config.num_decoder_layers * config.cache_width * context
 
 
 def check_memory(config: ModelConfig, layout: StreamLayout, memory: int | None = None) -> None:

@@ -106,7 +106,9 @@ def _fill(
     shape = family.read_config(values, body, published.where)
     published.sentence.check(shape.d_model)
     tokenizer = published.tokenizer(shape.vocab_size)
-    shape = resolve(shape if head is None else body_shape(shape), tokenizer.vocab_size)
+    shape = resolve(
+        shape if head is None else body_shape(shape, head.task_class), tokenizer.vocab_size
+    )
     length = min(shape.max_length, MAX_ROW, published.sentence.length or MAX_ROW)
     config = Config(
         run_dir=str(target),

@@ -84,8 +84,9 @@ def prefill(
             cache = encode_prompts(model, params, *inputs, slots=slots)
     else:
         tokens = place(padded([prompt[:-1] for prompt in prompts], slots), mesh, "batch", None)
+        rows = place((lengths + limits - 1).astype(np.int32), mesh, "batch")
         with use_mesh(mesh):
-            cache = fill_cache(model, params, tokens, slots=slots)
+            cache = fill_cache(model, params, tokens, rows, slots=slots)
     seen = _occurrences(prompts, model.config.vocab_size) if remember else None
     return DecodeState(
         cache=cache,
@@ -128,9 +129,12 @@ def _occurrences(rows: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))
-def fill_cache(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
-    """Build a decoder's cache of tokens, int32 [B, L]."""
-    return model.prefill(params, tokens, slots)
+def fill_cache(
+    model: Model, params: Params, tokens: Array, text_lengths: Array | None = None, *, slots: int
+) -> Cache:
+    """Build a decoder's cache of tokens, int32 [B, L], of texts that become this long, [B];
+    None: as long as the cache."""
+    return model.prefill(params, tokens, slots, text_lengths)
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))

@@ -1,7 +1,7 @@
 """The KV cache of a decoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,6 @@ import jax.numpy as jnp
 from llmjax.model.config import ModelConfig
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
-
-# Decoding's two products read contiguous memory in these layouts; on a CPU, keys with slots before
-# features would take three times as long.
-KEY_AXES: Axes = ("batch", "kv_heads", "head_dim", None)
-VALUE_AXES: Axes = ("batch", "kv_heads", None, "head_dim")
 
 Arrays = tuple[jax.Array, ...]
 """An array per layer, so that each is updated in place and read without a copy."""
@@ -23,6 +18,9 @@ Arrays = tuple[jax.Array, ...]
 @dataclass(frozen=True)
 class Cache:
     """Keys [B, N, K, S] and values [B, N, S, K] of each layer; slot s holds position s.
+
+    In latent attention, N is 1: the keys are the rotated ones that heads share, and the values the
+    compressed vectors.
 
     They have the compute dtype, but float32 on a CPU: there scattering bfloat16 converts the whole
     array to float32 and back, and products of a few rows are three times as slow.
@@ -35,6 +33,16 @@ class Cache:
     cross_values: Arrays = ()
     encoder_segments: jax.Array | None = None
     """[B, E] int32, 0 for padding; None: no padding."""
+    is_long: jax.Array | None = None
+    """[B] bool, as `BlockContext.is_long`, of the text that each row will hold; None: models where
+    that does not matter."""
+    heads: str | None = field(default="kv_heads", metadata={"static": True})
+    """Logical axis of N; None in latent attention, where devices that split heads have all."""
+
+    @property
+    def axes(self) -> tuple[Axes, Axes]:
+        """Logical axes of keys and of values."""
+        return cache_axes(self.heads)
 
     @property
     def length(self) -> int:
@@ -43,8 +51,8 @@ class Cache:
 
     def write(self, layer: int, positions: jax.Array, k: jax.Array, v: jax.Array) -> "Cache":
         """Writes k, v [B, T, N, K] of a layer to the slots `positions` [B, T] of each row."""
-        new_axes, position_axes = ("batch", None, "kv_heads", "head_dim"), ("batch", None)
-        axes = (KEY_AXES, VALUE_AXES)
+        new_axes, position_axes = ("batch", None, self.heads, "head_dim"), ("batch", None)
+        axes = self.axes
         write = mesh.per_device(_write, (*axes, position_axes, new_axes, new_axes), axes)
         keys, values = write(self.keys[layer], self.values[layer], positions, k, v)
         return self._replace_layer(layer, keys, values)
@@ -54,8 +62,9 @@ class Cache:
         padding = (0, self.length - k.shape[1])
         keys = jnp.pad(k.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [padding])
         values = jnp.pad(v.swapaxes(1, 2), [(0, 0)] * 2 + [padding, (0, 0)])
-        keys = mesh.reshard(keys.astype(self.keys[layer].dtype), *KEY_AXES)
-        values = mesh.reshard(values.astype(self.values[layer].dtype), *VALUE_AXES)
+        key_axes, value_axes = self.axes
+        keys = mesh.reshard(keys.astype(self.keys[layer].dtype), *key_axes)
+        values = mesh.reshard(values.astype(self.values[layer].dtype), *value_axes)
         return self._replace_layer(layer, keys, values)
 
     def _replace_layer(self, layer: int, keys: jax.Array, values: jax.Array) -> "Cache":
@@ -113,14 +122,28 @@ def _write(
     )
 
 
+def cache_axes(heads: str | None) -> tuple[Axes, Axes]:
+    """Logical axes of keys and of values, whose heads have this one.
+
+    Decoding's two products read contiguous memory in these layouts; on a CPU, keys with slots
+    before features would take three times as long.
+    """
+    return ("batch", heads, "head_dim", None), ("batch", heads, None, "head_dim")
+
+
 def empty(config: ModelConfig, dtype: str, batch: int, length: int) -> Cache:
     """Creates an empty cache for `length` positions of `batch` rows."""
     dtype = "float32" if mesh.platform() == "cpu" else dtype
-    sizes = {"batch": batch, "kv_heads": config.kv_heads, "head_dim": config.head_width}
+    mla = config.mla
+    heads, key_width, value_width = config.kv_heads, config.head_width, config.value_width
+    if mla is not None:
+        heads, key_width, value_width = 1, mla.rope_head_dim, mla.kv_rank
+    axis = "kv_heads" if mla is None else None
+    shapes = (batch, heads, key_width, length), (batch, heads, length, value_width)
 
-    def zeros(axes: Axes) -> Arrays:
-        shape = tuple(length if axis is None else sizes[axis] for axis in axes)
+    def zeros(shape: tuple[int, ...], axes: Axes) -> Arrays:
         spec, layers = mesh.out_sharding(*axes), range(config.num_decoder_layers)
         return tuple(jnp.zeros(shape, dtype, out_sharding=spec) for _ in layers)
 
-    return Cache(zeros(KEY_AXES), zeros(VALUE_AXES))
+    keys, values = (zeros(*pair) for pair in zip(shapes, cache_axes(axis), strict=True))
+    return Cache(keys, values, heads=axis)

@@ -6,8 +6,18 @@ from dataclasses import replace
 
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig, choice_problems
+from llmjax.model.latent import latent_problems
 from llmjax.model.lora import lora_problems
+from llmjax.model.moe_config import moe_problems
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
+
+NOT_LATENT = (
+    ("head_dim", None),
+    ("qk_norm", False),
+    ("rotary_fraction", 1.0),
+    ("attention_sinks", False),
+)
+MSCALES = ("mscale", "mscale_all_dim")
 
 
 def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
@@ -41,6 +51,10 @@ def problems(config: ModelConfig) -> Iterator[str]:
     yield from _layer_problems(config)
     yield from _head_problems(config)
     yield from _number_problems(config)
+    if config.moe is not None:
+        yield from (f"moe: {problem}" for problem in choice_problems(config.moe))
+        layers = max(config.num_encoder_layers, config.num_decoder_layers)
+        yield from moe_problems(config.moe, layers)
 
 
 def _layer_problems(config: ModelConfig) -> Iterator[str]:
@@ -61,6 +75,8 @@ def _layer_problems(config: ModelConfig) -> Iterator[str]:
         yield "global_layers has no meaning without window"
     if config.parallel_residual and (config.norm_placement != "pre" or min(layers) > 0):
         yield "parallel_residual needs norm_placement pre and a single stack"
+    if config.shared_norm and not config.parallel_residual:
+        yield "shared_norm needs parallel_residual"
     if not config.first_norm and config.norm_placement != "pre":
         yield "first_norm false needs norm_placement pre"
     if config.relative_buckets < 4 or config.relative_max_distance <= config.relative_buckets // 2:
@@ -70,14 +86,32 @@ def _layer_problems(config: ModelConfig) -> Iterator[str]:
 def _head_problems(config: ModelConfig) -> Iterator[str]:
     if config.num_heads < 1 or config.kv_heads < 1:
         return
-    if config.head_dim is None and config.d_model % config.num_heads:
+    if config.head_dim is None and config.mla is None and config.d_model % config.num_heads:
         yield f"d_model {config.d_model} does not divide into {config.num_heads} heads"
+    if config.mla is not None:
+        yield from latent_problems(config.mla)
+        yield from _latent_conflicts(config)
+    if config.attention_sinks and config.is_encoder_decoder:
+        yield "attention_sinks needs a single stack"
     if config.num_heads % config.kv_heads:
         yield f"num_heads {config.num_heads} is no multiple of num_kv_heads {config.kv_heads}"
     if config.positions == "rotary":
         yield from _rotary_problems(config)
     if config.positions == "sinusoidal" and config.d_model % 2:
         yield f"sinusoidal positions need an even d_model, not {config.d_model}"
+
+
+def _latent_conflicts(config: ModelConfig) -> Iterator[str]:
+    """Fields of other attention that latent attention has no use for."""
+    if config.is_encoder_decoder:
+        yield "mla needs a single stack"
+    if config.positions == "relative":
+        yield "mla and positions relative exclude each other"
+    if config.kv_heads != config.num_heads:
+        yield f"num_kv_heads {config.kv_heads} with mla: every head has keys; leave it None"
+    for name, unused in NOT_LATENT:
+        if getattr(config, name) != unused:
+            yield f"{name} has no meaning with mla"
 
 
 def _rotary_problems(config: ModelConfig) -> Iterator[str]:
@@ -96,7 +130,7 @@ def _scaling_problems(config: ModelConfig, pairs: int) -> Iterator[str]:
             factors = getattr(scaling, name)
             if len(factors) != pairs or not all(0 < factor < math.inf for factor in factors):
                 yield f"rope_scaling.{name} must be {pairs} positive numbers"
-    for name in ("factor", "attention_factor", "beta_fast", "beta_slow"):
+    for name in ("factor", "attention_factor", "beta_fast", "beta_slow", *MSCALES):
         number = getattr(scaling, name, None)
         if number is not None and not 0 < number < math.inf:
             yield f"rope_scaling.{name} must be positive and finite, not {number}"
@@ -114,10 +148,26 @@ def _scaling_problems(config: ModelConfig, pairs: int) -> Iterator[str]:
 
 
 def _number_problems(config: ModelConfig) -> Iterator[str]:
-    for name in ("norm_epsilon", "rope_theta", "logit_scale"):
+    for name in (
+        "norm_epsilon",
+        "rope_theta",
+        "logit_scale",
+        "embed_multiplier",
+        "residual_multiplier",
+    ):
         if not 0 < getattr(config, name) < float("inf"):
             yield f"{name} must be positive and finite, not {getattr(config, name)}"
-    for name in ("attention_softcap", "logit_softcap", "attention_scale", "window_rope_theta"):
+    if not math.isfinite(config.up_offset):
+        yield f"up_offset must be finite, not {config.up_offset}"
+    if config.up_offset and not config.gated:
+        yield "up_offset has no meaning without gated"
+    for name in (
+        "activation_limit",
+        "attention_softcap",
+        "logit_softcap",
+        "attention_scale",
+        "window_rope_theta",
+    ):
         number = getattr(config, name)
         if number is not None and not 0 < number < float("inf"):
             yield f"{name} must be positive and finite or None, not {number}"
@@ -127,4 +177,14 @@ def _number_problems(config: ModelConfig) -> Iterator[str]:
     if config.norm_bias and config.norm == "rmsnorm":
         yield "norm_bias needs norm layernorm: RMSNorm has no bias"
     if config.lora is not None:
-        yield from lora_problems(config.lora, config.gated)
+        yield from lora_problems(config.lora, _missing_projections(config))
+        if config.moe is not None and {"gate", "up", "down"} & set(config.lora.targets):
+            yield "lora.targets gate, up and down: experts have no adapters; target attention"
+
+
+def _missing_projections(config: ModelConfig) -> dict[str, str]:
+    """Projections that a model lacks, and the module that others have them in."""
+    missing = {} if config.gated else {"gate": "MLP"}
+    if config.mla is None:
+        return missing | dict.fromkeys(("query_down", "kv_down", "key_rope"), "attention")
+    return missing | ({} if config.compresses_queries else {"query_down": "attention"})

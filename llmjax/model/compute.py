@@ -23,7 +23,10 @@ INPUT = "input"
 ATTENTION = "attention"
 """Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
 
-PROJECTIONS = ("query", "key", "value", "out", "gate", "up", "down")
+PROJECTIONS = (
+    *("query", "key", "value", "out", "gate", "up", "down"),
+    *("query_down", "kv_down", "key_rope"),
+)
 """Checkpoint names of the results of a layer's projections."""
 
 KEPT_NAMES: dict[str, tuple[str, ...]] = {
@@ -89,7 +92,8 @@ class ComputeConfig:
     """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
     results of weight products (dots); everything (full). These keep the output of fused attention.
     Or the names of what is kept, separated by commas, such as query,key,attention. Names are query,
-    key, value, attention, out, gate, up, down, and input (of a layer, which is always kept)."""
+    key, value, attention, out, gate, up, down, query_down, kv_down, key_rope (of latent attention),
+    and input (of a layer, which is always kept)."""
     offload: tuple[str, ...] = ()
     """Names, as in remat except attention, of what waits for the backward pass in the host's memory
     instead of the device's; for GPUs and TPUs, with a remat other than none and attention."""

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import RopeScaling, Unscaled
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
-QkNormOver = Literal["head", "projection"]
+QkNormOver = Literal["head", "projection", "heads"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class ModelConfig:
     """Whether norms multiply by 1 + scale instead of scale (Gemma)."""
     parallel_residual: bool = False
     """Whether attention and MLP read the same input, and both are added to it (GPT-NeoX)."""
+    shared_norm: bool = False
+    """With parallel_residual: whether both read the output of the attention's norm (Command R)."""
+    residual_multiplier: float = 1.0
+    """Multiplies what attention and MLP add to the residual stream (Granite)."""
     positions: Positions = "rotary"
     """Position encoding: rotary as in arXiv:2104.09864; relative as in T5 (arXiv:1910.10683), a
     learned bias per head and distance, added to the scores."""
@@ -82,20 +88,37 @@ class ModelConfig:
     """How frequencies are scaled for texts longer than the original training length."""
     rotary_fraction: float = 1.0
     """Fraction of a head's dimensions that are rotated: the first ones."""
+    rope_interleaved: bool = False
+    """Whether a pair is two neighbouring dimensions, instead of one of each half (GPT-J)."""
     unrotated_layers: tuple[int, ...] = ()
     """Layers without rotary positions, counted from 0 (arXiv:2501.18795)."""
+    mla: LatentConfig | None = None
+    """Multi-head latent attention: sizes of its projections; None: plain projections."""
     qkv_bias: bool = False
-    """Biases of the query, key and value projections."""
+    """Biases of the query, key and value projections; in latent attention, of those down."""
     attention_out_bias: bool = False
     """Bias of the attention's output projection."""
+    activation_limit: float | None = None
+    """The MLP's nonlinearity gets values of at most this, and if gated, up ones from minus this to
+    this (gpt-oss: 7)."""
+    up_offset: float = 0.0
+    """Added to up where it multiplies the gate (gpt-oss: 1)."""
     mlp_bias: bool = False
     """Biases of the MLP."""
+    moe: MoEConfig | None = None
+    """A mixture of experts in place of the MLP of some or all layers; None: no experts."""
     lm_head_bias: bool = False
     """Bias of the logits."""
     qk_norm: bool = False
-    """RMSNorm of queries and keys (arXiv:2302.05442)."""
+    """Norm of queries and keys (arXiv:2302.05442)."""
+    qk_norm_kind: Norm = "rmsnorm"
+    """Of queries and keys."""
     qk_norm_over: QkNormOver = "head"
-    """Whether that normalizes each head or the whole projection (OLMo 2)."""
+    """What that normalizes: each head, with the same scales (head) or its own (heads, Command R+),
+    or the whole projection (projection, OLMo 2)."""
+    attention_sinks: bool = False
+    """Whether each head's softmax has a learned score besides those of keys, which takes a share of
+    the sum but has no value (gpt-oss; arXiv:2309.17453)."""
     attention_scale: float | None = None
     """Multiplies the scores; None: 1 / sqrt(head_dim)."""
     window: int | None = None
@@ -106,6 +129,8 @@ class ModelConfig:
     """Whether the logits use the transposed embedding."""
     embed_scale: bool = False
     """Whether embeddings are multiplied by sqrt(d_model)."""
+    embed_multiplier: float = 1.0
+    """Multiplies the embeddings (Granite)."""
     embed_norm: bool = False
     """Whether the embedding sum is normalized before the first layer (BERT)."""
     attention_softcap: float | None = None
@@ -128,8 +153,27 @@ class ModelConfig:
 
     @property
     def head_width(self) -> int:
-        """Width of a head."""
+        """Width of a head's queries and keys."""
+        if self.mla is not None:
+            return self.mla.head_width
         return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def value_width(self) -> int:
+        """Width of a head's values."""
+        return self.head_width if self.mla is None else self.mla.value_head_dim
+
+    @property
+    def compresses_queries(self) -> bool:
+        """Whether latent attention projects queries from a compressed vector."""
+        return self.mla is not None and self.mla.query_rank is not None
+
+    @property
+    def cache_width(self) -> int:
+        """Numbers in a decoder's cache of each token and layer."""
+        if self.mla is not None:
+            return self.mla.cache_width
+        return self.kv_heads * (self.head_width + self.value_width)
 
     @property
     def mlp_width(self) -> int:
@@ -141,6 +185,8 @@ class ModelConfig:
     @property
     def rotated_width(self) -> int:
         """Number of rotated dimensions of a head."""
+        if self.mla is not None:
+            return self.mla.rope_head_dim
         return int(self.head_width * self.rotary_fraction)
 
     @property

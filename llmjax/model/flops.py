@@ -12,9 +12,10 @@ def flops_per_token(
     """Returns the model FLOPs of one token's forward and backward pass (PaLM, appendix B).
 
     Each weight that multiplies a token counts 6 (2 forward, 4 backward), including the LM head but
-    not embedding look-ups and biases. Each attention counts 12 * heads * head_dim * keys, with no
-    discount for causality, where `keys` is `length`, or the window if shorter. Rematerialization
-    does not count. An encoder-decoder is assumed to read one source token per target token.
+    not embedding look-ups and biases. Each attention counts 6 * heads * keys times the widths of a
+    head's keys and of its values, with no discount for causality, where `keys` is `length`, or the
+    window if shorter; in latent attention those of expanded heads. Rematerialization does not
+    count. An encoder-decoder is assumed to read one source token per target token.
 
     With adapters, weights of the model count 4 (they have no gradient) and those of adapters 6.
 
@@ -25,8 +26,8 @@ def flops_per_token(
       backward: whether gradients flow through the model; if only heads are trained, a weight
         counts 2.
     """
-    d, heads, k = config.d_model, config.num_heads, config.head_width
-    projections = d * k * (2 * heads + 2 * config.kv_heads)
+    d, heads = config.d_model, config.num_heads
+    projections = sum(rows * columns for rows, columns in attention_projections(config).values())
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     layers = encoder + decoder
     types = (*layer_types(config, encoder), *layer_types(config, decoder))
@@ -38,20 +39,36 @@ def flops_per_token(
         weights += d * config.vocab_size + d * d * config.lm_head_transform
     trained = 6.0 if config.lora is None else 4.0
     per_weight = trained if backward else 2.0
-    attended = heads * k * (keys + crossed * length)
-    per_score = 12.0 if backward else 4.0
+    width = config.head_width + config.value_width
+    attended = heads * width * (keys + crossed * length)
+    per_score = 6.0 if backward else 2.0
     adapters = _adapter_weights(config, types, crossed)
     return per_weight * weights + per_score * attended + 6.0 * adapters
+
+
+def attention_projections(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Inner and outer width of each projection of a layer's attention, by name."""
+    d, heads, mla = config.d_model, config.num_heads, config.mla
+    if mla is None:
+        query, kv = heads * config.head_width, config.kv_heads * config.head_width
+        return {"query": (d, query), "key": (d, kv), "value": (d, kv), "out": (query, d)}
+    down = {} if mla.query_rank is None else {"query_down": (d, mla.query_rank)}
+    return down | {
+        "query": (mla.query_rank or d, heads * mla.head_width),
+        "kv_down": (d, mla.kv_rank),
+        "key_rope": (d, mla.rope_head_dim),
+        "key": (mla.kv_rank, heads * mla.nope_head_dim),
+        "value": (mla.kv_rank, heads * mla.value_head_dim),
+        "out": (heads * mla.value_head_dim, d),
+    }
 
 
 def _adapter_weights(config: ModelConfig, types: Sequence[LayerType], crossed: int) -> int:
     """Counts the weights of all adapters."""
     if config.lora is None:
         return 0
-    d, k = config.d_model, config.head_width
-    kv = config.kv_heads * k
-    widths = {"query": config.num_heads * k, "key": kv, "value": kv, "out": config.num_heads * k}
-    attention = sum(d + widths[name] for name in config.lora.targets if name in widths)
+    d, widths = config.d_model, attention_projections(config)
+    attention = sum(sum(widths[name]) for name in config.lora.targets if name in widths)
     in_mlp = sum(name not in widths for name in config.lora.targets)
     mlp = in_mlp * sum(d + layer.mlp_width for layer in types)
     return config.lora.rank * ((len(types) + crossed) * attention + mlp)

@@ -17,20 +17,6 @@ from llmjax.model.quantized import Quantized, Weight
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
-Aux = dict[str, tuple[jax.Array, jax.Array]]
-"""Sums that layers add to the loss, such as a router's: name -> (sum, weight), float32 []."""
-
-
-def add_aux(*parts: Aux) -> Aux:
-    """Adds up the sums of several layers by name."""
-    total: Aux = {}
-    for part in parts:
-        for name, (value, weight) in part.items():
-            if name in total:
-                value, weight = total[name][0] + value, total[name][1] + weight
-            total[name] = (value, weight)
-    return total
-
 
 @dataclass(frozen=True)
 class ActivationSharding:
@@ -147,6 +133,17 @@ class Dense(nnx.Module):
             x, kernel, bias, axes=axes, out=out, precision=precision, quantization=quantization
         )
 
+    def weight(self) -> jax.Array:
+        """The kernel with its adapter, gathered, in the compute dtype, for other products."""
+        dtype = self.precision.dtype
+        kernel = products.gather(self.kernel.get_value(), self.axes, dtype)
+        if self.lora is None:
+            return kernel
+        a = products.gather(self.lora_a[...], self.a_axes, dtype)
+        b = products.gather(self.lora_b[...], self.b_axes, dtype)
+        added = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
+        return kernel + jnp.asarray(self.lora.scale, dtype) * added
+
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
         """x A B; the intermediate result is split over rows only."""
         middle = (out[0], "length" if out[1] == "residual" else out[1], None)
@@ -169,7 +166,15 @@ class Norm(nnx.Module):
     The backward pass recomputes from the input instead of keeping float32 copies.
     """
 
-    def __init__(self, config: ModelConfig, *shape: int, kind: str | None = None):
+    def __init__(
+        self, config: ModelConfig, *shape: int, kind: str | None = None, over: int | None = None
+    ):
+        """Args:
+        shape: of the scale.
+        kind: None: the config's.
+        over: how many of the last axes are normalized together; None: all of `shape`.
+        """
+        self.over = tuple(range(-(over or len(shape)), 0))
         self.centered = (kind or config.norm) == "layernorm"
         self.epsilon, self.offset = config.norm_epsilon, float(config.norm_unit_offset)
         self.scale = constant(1.0 - self.offset, shape, (None,) * len(shape))
@@ -183,7 +188,7 @@ class Norm(nnx.Module):
         return jax.checkpoint(self._normalize, prevent_cse=False)(x, self.scale[...], bias)
 
     def _normalize(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
-        y, over = x.astype(jnp.float32), tuple(range(-scale.ndim, 0))
+        y, over = x.astype(jnp.float32), self.over
         scale = scale + self.offset if self.offset else scale
         if self.centered:
             y = y - y.mean(over, keepdims=True)

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-Target = Literal["query", "key", "value", "out", "gate", "up", "down"]
+Target = Literal[
+    "query", "key", "value", "out", "gate", "up", "down", "query_down", "kv_down", "key_rope"
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class LoraConfig:
     """Scale of the adapter, divided by the rank."""
     targets: tuple[Target, ...] = ("query", "value")
     """Projections with adapters, in every layer: query, key, value and out of attention; gate, up
-    and down of the MLP."""
+    and down of the MLP; query_down, kv_down and key_rope of latent attention."""
     kind: Literal["lora"] = "lora"
 
     @property
@@ -30,16 +32,20 @@ class LoraConfig:
         return self.alpha / self.rank
 
 
-def lora_problems(lora: LoraConfig, gated: bool) -> Iterator[str]:
-    """Yields what is wrong with the values, for a model with or without gated MLP."""
+def lora_problems(lora: LoraConfig, missing: Mapping[str, str]) -> Iterator[str]:
+    """Yields what is wrong with the values.
+
+    `missing`: projections that the model lacks, and what it has instead.
+    """
     if lora.rank < 1:
         yield f"lora.rank {lora.rank} is not positive"
     if not 0 < lora.alpha < 1e6:
         yield f"lora.alpha {lora.alpha} is not a positive number"
     if not lora.targets:
         yield "lora.targets is empty"
-    if "gate" in lora.targets and not gated:
-        yield "lora.targets has gate, but the model's MLP has none"
+    for name in lora.targets:
+        if name in missing:
+            yield f"lora.targets has {name}, but the model's {missing[name]} has none"
 
 
 def merged(params: Mapping[str, Any], lora: LoraConfig) -> dict[str, Any]:

@@ -15,14 +15,17 @@ from llmjax.model import products
 from llmjax.model.attention import zigzag
 from llmjax.model.attention.context import sharding_of
 from llmjax.model.attention.mask import Mask
-from llmjax.model.block import BlockContext
+from llmjax.model.aux_sums import Aux, add_aux
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import DECODE, TRAIN, ActivationSharding, Aux, add_aux
+from llmjax.model.layer_types import longest_short_text
+from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
 from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
 from llmjax.model.projections import quantized_once
 from llmjax.model.quantized import Weight, as_array
+from llmjax.model.rope import text_lengths
+from llmjax.model.self_attention import BlockContext
 from llmjax.model.softcap import soft_cap
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
@@ -217,6 +220,7 @@ class Model:
         encoded: jax.Array | None = None,
         encoder_segments: jax.Array | None = None,
         params: Params | None = None,
+        text_lengths: jax.Array | None = None,
     ) -> Cache:
         """Creates an empty cache for `batch` rows of up to `length` positions.
 
@@ -226,6 +230,8 @@ class Model:
           encoded: [B, S, D] from `encode`, for an encoder-decoder; needs `params`.
           encoder_segments: [B, S] int32, 0 for padding.
           params: as from `init`.
+          text_lengths: [B] int32, of the text that each row will hold at most, which decides how
+            positions rotate in some models (LongRoPE); None: `length`.
 
         Raises:
           UserError: there is no decoder, `length` exceeds the learned positions, or `encoded` is
@@ -236,6 +242,9 @@ class Model:
         self._check_encoder(encoded is not None and params is not None)
         self._check_length(length)
         empty = caches.empty(self.config, self.compute.dtype, batch, length)
+        if (original := longest_short_text(self.config)) is not None:
+            lengths = jnp.full(batch, length) if text_lengths is None else text_lengths
+            empty = replace(empty, is_long=mesh.reshard(lengths > original, "batch"))
         if encoded is None or params is None:
             return empty
         pairs = self._module(params).decoder.keys_values_of(
@@ -243,7 +252,13 @@ class Model:
         )
         return empty.with_encoded(pairs, encoder_segments)
 
-    def prefill(self, params: Params, tokens: jax.Array, length: int) -> Cache:
+    def prefill(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        length: int,
+        text_lengths: jax.Array | None = None,
+    ) -> Cache:
         """Reads prompts into a new cache; for decoder-only models.
 
         Equal to `decode` with an empty cache, up to rounding, but faster for long prompts:
@@ -253,15 +268,18 @@ class Model:
           params: as from `init`.
           tokens: [B, T] int32, T at most `length`; may be padded at the end, as in `decode`.
           length: maximum number of positions, including these.
+          text_lengths: as of `init_cache`.
 
         Raises:
           UserError: as `init_cache`.
         """
         _check_rows("tokens", tokens, "batch", None)
-        cache, module = self.init_cache(tokens.shape[0], length), self._module(params)
+        cache = self.init_cache(tokens.shape[0], length, text_lengths=text_lengths)
+        module = self._module(params)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         positions = mesh.reshard(positions, "batch", None)
-        context = BlockContext(DECODE, positions, Mask(), prefills=True)
+        is_long = _of_rows(cache.is_long, tokens)
+        context = BlockContext(DECODE, positions, Mask(), is_long=is_long, prefills=True)
         x, unstacked = module.embed(tokens, DECODE), unstacked_layers(params, "decoder")
         _, written, _ = module.decoder(x, context, cache, None, unstacked)
         assert written is not None
@@ -296,7 +314,8 @@ class Model:
         if self.config.is_encoder_decoder:
             encoded_mask = Mask(None, cache.encoder_segments, causal=False)
         module = self._module(params)
-        context = BlockContext(DECODE, positions, Mask(index=positions), encoded_mask=encoded_mask)
+        is_long, mask = _of_rows(cache.is_long, tokens), Mask(index=positions)
+        context = BlockContext(DECODE, positions, mask, encoded_mask=encoded_mask, is_long=is_long)
         x = module.embed(tokens, DECODE)
         unstacked = unstacked_layers(params, "decoder")
         x, written, _ = module.decoder(x, context, cache, None, unstacked)
@@ -347,11 +366,17 @@ class Model:
             self._check_length(tokens.shape[1])
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         sharding = sharding_of(self.config, self.compute, tokens.shape[1], causal=causal)
+        is_long = None
+        if (original := longest_short_text(self.config)) is not None:
+            is_long = text_lengths(mesh.reshard(positions, "batch", None)) > original
+            is_long = mesh.reshard(is_long, "batch", "length")
         if sharding.zigzag:
             tokens, positions = zigzag.enter(tokens), zigzag.enter(positions)
+            is_long = None if is_long is None else zigzag.enter(is_long)
             segments = None if segments is None else zigzag.enter(segments)
         mask = Mask(segments, segments, None, causal)
-        return tokens, BlockContext(sharding, mesh.reshard(positions, "batch", "length"), mask)
+        positions = mesh.reshard(positions, "batch", "length")
+        return tokens, BlockContext(sharding, positions, mask, is_long=is_long)
 
     def _logits(self, params: Params, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
         rows, bias = self._lm_head(params)
@@ -382,3 +407,8 @@ class Model:
 def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:
     if mesh.has_shardings():
         mesh.check_divides(name, tokens.shape, axes, jax.sharding.get_abstract_mesh())
+
+
+def _of_rows(flags: jax.Array | None, tokens: jax.Array) -> jax.Array | None:
+    """[B] -> [B, L], a flag of each row for each of its tokens."""
+    return None if flags is None else jnp.broadcast_to(flags[:, None], tokens.shape)

@@ -1,7 +1,7 @@
 """Rotary positions (arXiv:2104.09864), and frequency scaling for texts longer than in training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -60,7 +60,12 @@ class YarnScaling:
     beta_slow: float = 1.0
     """Number of turns up to which a pair is divided."""
     attention_factor: float | None = None
-    """Multiplies queries and keys; None: 0.1 ln(factor) + 1."""
+    """Multiplies queries and keys; None: m(mscale) / m(mscale_all_dim) where both are given, else
+    m(1), with m(x) = 0.1 x ln(factor) + 1."""
+    mscale: float | None = None
+    """Of the attention factor."""
+    mscale_all_dim: float | None = None
+    """Of the attention factor; in latent attention, scores are also multiplied by its m(x)^2."""
     truncate: bool = True
     """Whether the bounds of the interpolation are rounded to pairs."""
     kind: Literal["yarn"] = "yarn"
@@ -70,23 +75,42 @@ class YarnScaling:
 class LongRopeScaling:
     """LongRoPE: a searched divisor for each pair (arXiv:2402.13753).
 
-    The long list is used if the model's max_length exceeds the original length, whatever the
-    length of a text, so that prompt and continuation agree.
+    In models for texts longer than the original, a text's own length decides between the lists:
+    that of a prompt is its length with what is generated at most, so that both agree.
     """
 
     short_factors: tuple[float, ...]
-    """Divisors of pairs in models for texts up to the original length."""
+    """Divisors of pairs for texts up to the original length."""
     long_factors: tuple[float, ...]
-    """Divisors in models for longer texts."""
+    """Divisors for longer texts."""
     original_length: int
     """Longest text of the original training."""
     attention_factor: float | None = None
     """Multiplies queries and keys; None: sqrt(1 + ln(factor) / ln(original length)), where
     factor is max_length / original_length."""
+    by_length: bool = True
+    """Whether a text's length decides; else that of the model decides for all of its texts."""
     kind: Literal["longrope"] = "longrope"
 
 
-RopeScaling = Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+@dataclass(frozen=True)
+class DynamicScaling:
+    """NTK-aware: a larger base in models for texts longer than in training, such that the last pair
+    turns as often over them as with positions divided (arXiv:2309.00071, section 3.1).
+
+    The base follows from the model's max_length, whatever the length of a text.
+    """
+
+    factor: float
+    """Factor by which positions would be divided in texts of twice the original length, less 1."""
+    original_length: int
+    """Longest text of the original training; no effect up to it."""
+    kind: Literal["dynamic"] = "dynamic"
+
+
+RopeScaling = (
+    Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | DynamicScaling
+)
 
 
 def rope_frequencies(
@@ -117,7 +141,37 @@ def rope_frequencies(
             scaled, factor = _yarn(scaling, plain, theta, width)
         case LongRopeScaling():
             scaled, factor = _longrope(scaling, plain, max_length)
+        case DynamicScaling():
+            stretch = max(max_length / scaling.original_length, 1.0)
+            larger = scaling.factor * stretch - (scaling.factor - 1.0)
+            power = width / (width - 2) if width > 2 else 0.0
+            scaled = (theta * larger**power) ** (-np.arange(half, dtype=np.float64) / half)
     return scaled.astype(np.float32), factor
+
+
+def short_frequencies(
+    scaling: RopeScaling, theta: float, width: int, max_length: int
+) -> np.ndarray | None:
+    """As `rope_frequencies`, for texts up to the original length; None where those are the same."""
+    if not isinstance(scaling, LongRopeScaling) or not scaling.by_length:
+        return None
+    if max_length <= scaling.original_length:
+        return None
+    short = replace(scaling, long_factors=scaling.short_factors)
+    return rope_frequencies(short, theta, width, max_length)[0]
+
+
+def text_lengths(positions: jax.Array) -> jax.Array:
+    """The length of each token's text, [B, L] int32.
+
+    Args:
+      positions: [B, L] int32; those of a text follow each other.
+    """
+    index = jnp.arange(positions.shape[1])
+    follows = positions[:, 1:] == positions[:, :-1] + 1
+    last = jnp.pad(~follows, ((0, 0), (0, 1)), constant_values=True)
+    ends = jax.lax.cummin(jnp.where(last, index + 1, positions.shape[1]), axis=1, reverse=True)
+    return positions + ends - index
 
 
 def _llama3(scaling: Llama3Scaling, plain: np.ndarray) -> np.ndarray:
@@ -143,9 +197,20 @@ def _yarn(
     divided = np.clip((np.arange(len(plain)) - first) / (last - first), 0.0, 1.0)
     scaled = divided * plain / scaling.factor + (1 - divided) * plain
     factor = scaling.attention_factor
-    if factor is None:
-        factor = 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
-    return scaled, factor
+    if factor is None and scaling.mscale and scaling.mscale_all_dim:
+        factor = _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+    return scaled, _mscale(scaling, 1.0) if factor is None else factor
+
+
+def _mscale(scaling: YarnScaling, weight: float) -> float:
+    return 0.1 * weight * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+
+
+def score_factor(scaling: RopeScaling) -> float:
+    """The factor of latent attention's scores, besides the scale (DeepSeek-V2's code for YaRN)."""
+    if isinstance(scaling, YarnScaling) and scaling.mscale_all_dim:
+        return _mscale(scaling, scaling.mscale_all_dim) ** 2
+    return 1.0
 
 
 def _longrope(
@@ -167,8 +232,14 @@ def rotate(
     factor: float = 1.0,
     *,
     far: bool = False,
+    interleaved: bool = False,
+    short: np.ndarray | None = None,
+    is_long: jax.Array | None = None,
 ) -> jax.Array:
     """Rotates the first 2 n dimensions of each head; dimension i is paired with i + n.
+
+    Interleaved, 2 i is paired with 2 i + 1; the results are in the order of the former, the same
+    for queries and keys.
 
     Args:
       x: [B, L, H, K] queries or keys.
@@ -176,13 +247,22 @@ def rotate(
       frequencies: [n] radians per position, from `rope_frequencies`.
       factor: multiplies the rotated dimensions.
       far: whether positions go beyond `FAR`, where float32 angles are too coarse.
+      interleaved: whether pairs are neighbours.
+      short: [n] frequencies of tokens that are not `is_long`; None: the same.
+      is_long: [B, L] bool.
     """
     half = len(frequencies)
     angle = _angles(positions[..., None, None], frequencies, far)
+    if short is not None and is_long is not None:
+        other = _angles(positions[..., None, None], short, far)
+        angle = jnp.where(is_long[..., None, None], angle, other)
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     if mesh.platform() == "tpu" and x.dtype == jnp.bfloat16:
         return turned_by_product(x, sin, cos)
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+    if interleaved:
+        pairs = jnp.concatenate([a, b], axis=-1)
+        a, b = pairs[..., 0::2], pairs[..., 1::2]
     rotated = [a * cos - b * sin, b * cos + a * sin]
     if rest.shape[-1]:
         rotated.append(rest)

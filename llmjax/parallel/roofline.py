@@ -147,7 +147,9 @@ def compiled_bandwidth(chip: Chip, kind: str) -> float:
     return chip.link * (1 if flat else chip.dimensions)
 
 
-def attention_flops(products: float, tokens: float, keys: float, heads: float, width: int) -> float:
+def attention_flops(
+    products: float, tokens: float, keys: float, heads: float, width: float
+) -> float:
     """FLOPs of fused attention kernels on one device.
 
     Args:
@@ -156,6 +158,6 @@ def attention_flops(products: float, tokens: float, keys: float, heads: float, w
       tokens: queries of each run.
       keys: that a query attends to, on average: half the length if causal.
       heads: of queries, on this device.
-      width: of a head.
+      width: of a head: the mean of its keys' and its values'.
     """
     return 2.0 * products * tokens * keys * heads * width

@@ -43,7 +43,10 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
     layers = {"encoder": model.num_encoder_layers, "decoder": model.num_decoder_layers}
     stacks = [f"{number} {name}" for name, number in layers.items() if number]
     heads = f"{model.num_heads} of width {model.head_width}"
-    heads += f", {model.kv_heads} for keys and values" if model.kv_heads != model.num_heads else ""
+    if model.mla is not None:
+        heads += f", values {model.value_width}, of {model.cache_width} numbers per token"
+    elif model.kv_heads != model.num_heads:
+        heads += f", {model.kv_heads} for keys and values"
     mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
     parameters = finite_number(recorded, "parameters")
     vocabulary = model.vocab_size or finite_number(recorded, "vocab_size")

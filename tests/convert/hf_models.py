@@ -43,6 +43,14 @@ LONGROPE = {
     "long_factor": [2.0, 3.0, 5.0],
     "partial_rotary_factor": 0.75,
 }
+LATENT = {
+    "num_key_value_heads": None,
+    "first_k_dense_replace": 3,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 14,
+}
 T5 = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
@@ -132,6 +140,29 @@ CASES: dict[str, Case] = {
     "qwen3": _decoder("Qwen3", head_dim=16, attention_bias=True),
     "smollm3": _decoder("SmolLM3", no_rope_layer_interval=2, attention_bias=True, mlp_bias=True),
     "olmo2": _decoder("Olmo2", attention_bias=True),
+    "granite": _decoder(
+        "Granite",
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_multiplier=6.0,
+        logits_scaling=4.0,
+        residual_multiplier=0.5,
+        attention_multiplier=0.2,
+    ),
+    "internlm3": Case(
+        "LlamaForCausalLM",
+        "InternLM3Config",
+        GROUPED
+        | {
+            "head_dim": 16,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 500.0},
+        },
+    ),
+    "cohere": _decoder("Cohere", use_qk_norm=True, attention_bias=True, logit_scale=0.3),
+    "cohere2": _decoder("Cohere2", sliding_window=7, sliding_window_pattern=2, logit_scale=0.3),
+    "starcoder2": _decoder("Starcoder2", sliding_window=7),
     "gemma": _decoder("Gemma", head_dim=16, attention_bias=True),
     "gemma2": _decoder("Gemma2", head_dim=16, query_pre_attn_scalar=24, sliding_window=7),
     "gemma3": Case(
@@ -150,6 +181,15 @@ CASES: dict[str, Case] = {
     "phi3": _decoder(
         "Phi3", original_max_position_embeddings=16, rope_parameters=LONGROPE, sliding_window=30
     ),
+    "phi3-short": _decoder("Phi3", original_max_position_embeddings=90, rope_parameters=LONGROPE),
+    "deepseek-v3": _decoder(
+        "DeepseekV3",
+        **LATENT,
+        q_lora_rank=20,
+        attention_bias=True,
+        rope_parameters=YARN | {"mscale": 1.0, "mscale_all_dim": 0.7},
+    ),
+    "deepseek-v2": _decoder("DeepseekV2", **LATENT, q_lora_rank=None, mlp_bias=True),
     "gpt-neox": Case("GPTNeoXForCausalLM", "GPTNeoXConfig", SIZES | IDS),
     "gpt-neox-serial": Case(
         "GPTNeoXForCausalLM",

@@ -25,13 +25,13 @@ from llmjax.model.rope import (
 )
 
 TOKENS = np.arange(40, dtype=np.int32).reshape(2, 20) * 7 % 96
-READ_BY_TRANSFORMERS = ("llama", "qwen2", "gemma2", "gemma3", "gpt2")
+READ_BY_TRANSFORMERS = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "starcoder2")
 """Architectures whose GGUF files Transformers reads correctly (Qwen3 only with head_dim 128, Phi-3
 not at all)."""
 
 
 def tied(architecture):
-    return architecture.startswith("gemma")
+    return architecture.startswith(("gemma", "co"))
 
 
 def read(path):
@@ -140,7 +140,7 @@ def test_refuses_what_it_does_not_know(tmp_path):
     with pytest.raises(UserError, match="ssm_a"):
         open_gguf(path)
     path = write(tmp_path / "m.gguf", "mamba", SIZES, {"token_embd.weight": np.ones((9, 32))})
-    with pytest.raises(UserError, match=r"mamba; supported are gemma, .*qwen3"):
+    with pytest.raises(UserError, match=r"mamba; supported are .*gemma, .*qwen3"):
         open_gguf(path)
 
 

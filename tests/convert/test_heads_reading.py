@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 
 import hf_models
@@ -155,33 +156,40 @@ def test_what_was_exported_says_the_same_when_it_is_imported(trained, tmp_path, 
             np.testing.assert_allclose(old[key], new[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["llama", "modernbert", "gpt2"])
-@pytest.mark.parametrize("use", ["SequenceClassification", "TokenClassification"])
-def test_bodies_of_other_classes_are_read_and_their_heads_said_to_be_left_out(
-    tmp_path, caplog, name, use
-):
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "modernbert", "gpt2"])
+@pytest.mark.parametrize(
+    ("use", "task"),
+    [("SequenceClassification", "classification"), ("TokenClassification", "token_classification")],
+)
+def test_heads_of_published_classes_compute_the_same(tmp_path, name, use, task):
+    from test_heads import outputs_for_examples, predict_texts
+
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     case = hf_models.CASES[name]
-    config = getattr(transformers, case.config)(**case.fields)
-    kind = case.architecture.replace("ForCausalLM", "").replace("ForMaskedLM", "")
-    kind = kind.replace("LMHeadModel", "")
+    labels = {"num_labels": 3, "classifier_pooling": "cls"}
+    config = getattr(transformers, case.config)(**case.fields | labels)
+    kind = re.sub("ForCausalLM|ForMaskedLM|LMHeadModel", "", case.architecture)
+    torch.manual_seed(0)
     model = getattr(transformers, f"{kind}For{use}")(config).eval()
     model.save_pretrained(tmp_path / "there")
     hf_models.write_tokenizer(tmp_path / "there")
-    with caplog.at_level(logging.WARNING):
-        run = import_model(tmp_path / "there", tmp_path / "run")
-    assert f"the head of {kind}For{use} is not imported" in caplog.text
-    base = model.base_model
-    tokens = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        expected = base(input_ids=tokens).last_hidden_state[0].numpy()
-    from llmjax.inference.language_model import load
-    from llmjax.model.model import Model
+    run = Run.open(import_model(tmp_path / "there", tmp_path / "run"))
+    tokenizer, _, examples, outputs = predict_texts(run, task)
+    logits = outputs_for_examples(model, tokenizer.pad_id, examples).logits
+    for output, example, expected in zip(outputs, examples, logits, strict=True):
+        actual = output["probabilities"]
+        if task == "token_classification":
+            actual, expected = actual[: example.length], expected[: example.length]
+        np.testing.assert_allclose(actual, torch.softmax(expected, -1).numpy(), atol=1e-4)
 
-    lm = load(run)
-    states = Model(lm.model.config).hidden(lm.params, tokens.numpy())
-    np.testing.assert_allclose(np.asarray(states)[0], expected, atol=2e-4)
+
+def test_what_a_head_reads_that_is_not_supported_is_said(tmp_path, caplog):
+    folder = classifier(["a", "b"], tmp_path / "there", classifier_pooling="mean")
+    with caplog.at_level(logging.WARNING):
+        run = import_model(folder, tmp_path / "run")
+    assert "classifier_pooling 'mean': heads that read anything but the first" in caplog.text
+    assert Run.open(run).config().tasks == ()
 
 
 def masked(folder):

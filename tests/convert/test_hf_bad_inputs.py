@@ -220,7 +220,7 @@ def test_no_config(folder):
         ({"hidden_size": "8"}, ["hidden_size", "int"]),
         ({"num_attention_heads": None}, ["has no num_attention_heads"]),
         ({"num_attention_heads": 3}, ["3 heads"]),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["dynamic"]),
+        ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, ["spiral"]),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "spin": 1}}, ["rope_scaling", "spin"]),
         ({"vocab_size": 100}, ["vocab_size 100"]),
     ],

@@ -115,9 +115,62 @@ PUBLISHED = {
         rope_theta=1000000, sliding_window=512, sliding_window_pattern=6, rms_norm_eps=1e-06,
         num_key_value_heads=1, attention_bias=False,
     ),
+    "DeepSeek V3": decoder(
+        "deepseek_v3", attention_bias=False, first_k_dense_replace=6, kv_lora_rank=64,
+        q_lora_rank=96, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, n_group=8,
+        n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, topk_group=4,
+        topk_method="noaux_tc", scoring_func="sigmoid", moe_layer_freq=1, ep_size=1,
+        moe_intermediate_size=128, num_nextn_predict_layers=1, routed_scaling_factor=2.5,
+        norm_topk_prob=True, num_key_value_heads=4, rms_norm_eps=1e-06, rope_theta=10000,
+        rope_scaling={
+            "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 4096, "type": "yarn",
+        },
+    ),
+    "DeepSeek V2 Lite": decoder(
+        "deepseek_v2", attention_bias=False, first_k_dense_replace=6, kv_lora_rank=64,
+        q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, n_group=1,
+        topk_group=1, topk_method="greedy", n_routed_experts=64, n_shared_experts=2,
+        num_experts_per_tok=6, aux_loss_alpha=0.001, seq_aux=True, scoring_func="softmax",
+        moe_intermediate_size=32, moe_layer_freq=1, ep_size=1, norm_topk_prob=False,
+        num_key_value_heads=4, rms_norm_eps=1e-06, rope_theta=10000, routed_scaling_factor=1.0,
+        rope_scaling={
+            "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707,
+            "mscale_all_dim": 0.707, "original_max_position_embeddings": 4096, "type": "yarn",
+        },
+    ),
     "OLMo 2": decoder(
         "olmo2", attention_bias=False, hidden_act="silu", rms_norm_eps=1e-06, rope_scaling=None,
         rope_theta=500000, tie_word_embeddings=False, num_key_value_heads=4,
+    ),
+    "Granite 3.3": decoder(
+        "granite", attention_bias=False, attention_multiplier=0.015625, embedding_multiplier=12.0,
+        hidden_act="silu", logits_scaling=8.0, mlp_bias=False, num_key_value_heads=2,
+        residual_multiplier=0.22, rms_norm_eps=1e-05, rope_scaling=None, rope_theta=10000000.0,
+        tie_word_embeddings=True,
+    ),
+    "InternLM 3": decoder(
+        "internlm3", bias=False, head_dim=16, hidden_act="silu", num_key_value_heads=2,
+        qkv_bias=False, rms_norm_eps=1e-05, rope_theta=50000000,
+        rope_scaling={"factor": 6.0, "rope_type": "dynamic"}, tie_word_embeddings=False,
+    ),
+    "Command R": decoder(
+        "cohere", attention_bias=False, hidden_act="silu", layer_norm_eps=1e-05, logit_scale=0.0625,
+        model_max_length=131072, num_key_value_heads=4, rope_theta=8000000.0, use_qk_norm=False,
+        pretraining_tp=1,
+    ),
+    "Command R7B": decoder(
+        "cohere2", _sliding_window_pattern=4, attention_bias=False, head_dim=16, hidden_act="silu",
+        layer_norm_eps=1e-05, layer_switch=4, logit_scale=0.25, num_key_value_heads=2,
+        order_of_interleaved_layers="local_attn_first", position_embedding_type="rope_gptj",
+        rope_scaling=None, rope_theta=50000, rotary_pct=1.0, sliding_window=4096,
+        sliding_window_pattern=4, use_embedding_sharing=True, use_gated_activation=True,
+        use_parallel_block=True, use_parallel_embedding=False,
+    ),
+    "StarCoder 2": decoder(
+        "starcoder2", embedding_dropout=0.1, hidden_act="gelu_pytorch_tanh", mlp_type="default",
+        norm_epsilon=1e-05, norm_type="layer_norm", num_key_value_heads=2, residual_dropout=0.1,
+        rope_theta=999999.4420358813, sliding_window=4096, use_bias=True,
     ),
     "Phi 3.5": decoder(
         "phi3",
@@ -354,3 +407,18 @@ def test_junk_in_scalings_is_refused_or_can_be_computed(scaling):
             turns, factor = rope_frequencies(config.rope_scaling, config.rope_theta, 16, 4096)
             assert np.isfinite(turns).all()
             assert factor > 0
+
+
+@pytest.mark.parametrize("length", [64, 4096, 12_000])
+def test_dynamic_scaling_is_that_of_transformers_for_rows_of_max_length(length):
+    rope = pytest.importorskip("transformers.modeling_rope_utils")
+    from transformers import LlamaConfig
+
+    scaling = {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 500.0}
+    reference = LlamaConfig(max_position_embeddings=4096, head_dim=16, rope_parameters=scaling)
+    expected, _ = rope.ROPE_INIT_FUNCTIONS["dynamic"](reference, seq_len=length)
+    values = PUBLISHED["Llama 3.2"] | {"rope_scaling": {"type": "dynamic", "factor": 2.5}}
+    read = FAMILIES["llama"].read_config(values, Names()).rope_scaling
+    actual, factor = rope_frequencies(read, 500.0, 16, length)
+    np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-5)
+    assert factor == 1.0

@@ -152,7 +152,9 @@ def test_what_was_exported_says_the_same(pair, tmp_path):
     export(pair.run, tmp_path / "out")
     before = pair.reference.config.to_dict()
     again = transformers.AutoConfig.from_pretrained(tmp_path / "out").to_dict()
-    for name in before.keys() - UNSTABLE_FIELDS:
+    # Transformers computes InternLM 3 with Llama's class; published files name one of its own.
+    other = {"architectures"} if pair.name == "internlm3" else set()
+    for name in before.keys() - UNSTABLE_FIELDS - other:
         value, exported = before[name] or None, again.get(name) or None
         if isinstance(value, dict):  # the export also states defaults
             assert isinstance(exported, dict)

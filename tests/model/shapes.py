@@ -1,6 +1,7 @@
 """Small models of every kind, and helpers, for the tests in this folder."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -10,8 +11,10 @@ import numpy as np
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
+from llmjax.model.rope import YarnScaling
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 
@@ -51,7 +54,16 @@ BOTH = ModelConfig(
     attention_softcap=2.0,
     logit_softcap=3.0,
     embed_scale=True,
+    embed_multiplier=1.5,
+    residual_multiplier=0.7,
     tie_embeddings=False,
+)
+MLA = replace(
+    LLAMA,
+    num_kv_heads=None,
+    mla=LatentConfig(kv_rank=16, query_rank=8, nope_head_dim=6, rope_head_dim=4, value_head_dim=5),
+    rope_interleaved=True,
+    rope_scaling=YarnScaling(4.0, 8, mscale=1.0, mscale_all_dim=0.8),
 )
 FLOAT32 = ComputeConfig()
 KINDS = {"llama": LLAMA, "gpt": GPT, "bert": BERT, "both": BOTH}

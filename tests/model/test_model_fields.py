@@ -13,8 +13,10 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 from llmjax.parallel.mesh import make_mesh
 
@@ -39,6 +41,8 @@ OTHER = {
     "norm_bias": True,
     "norm_unit_offset": True,
     "parallel_residual": True,
+    "shared_norm": True,
+    "residual_multiplier": 0.5,
     "positions": "learned",
     "first_position": 2,
     "token_types": 2,
@@ -48,19 +52,27 @@ OTHER = {
     "window_rope_theta": 100.0,
     "rope_scaling": LinearScaling(2.0),
     "rotary_fraction": 0.5,
+    "rope_interleaved": True,
     "unrotated_layers": (0,),
+    "mla": LatentConfig(8, None, 4, 2, 4),
     "qkv_bias": True,
     "attention_out_bias": True,
+    "activation_limit": 0.5,
+    "up_offset": 1.0,
     "mlp_bias": True,
+    "moe": MoEConfig(),
     "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
+    "qk_norm_kind": "layernorm",
+    "attention_sinks": True,
     "attention_scale": 1.0,
     "window": 3,
     "global_layers": (0,),
     "tie_embeddings": True,
     "embed_scale": False,
     "embed_norm": True,
+    "embed_multiplier": 2.0,
     "attention_softcap": None,
     "logit_scale": 0.5,
     "logit_softcap": None,
@@ -83,21 +95,26 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
 }
 COMPUTE_NEEDS = {
+    "attention_sinks": {"num_encoder_layers": 0},
     "offload": {"remat": "full"},
     "quantized_params": {"quantization": "int8"},
     "quantized_gradients": {"quantization": "int8"},
 }
 WINDOW = {"window": 3}
 NEEDS = {
+    "attention_sinks": {"num_encoder_layers": 0},
+    "mla": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},
     "layer_d_ff": {"num_encoder_layers": 2},
     "first_position": {"positions": "learned"},
     "relative_buckets": {"positions": "relative"},
     "relative_max_distance": {"positions": "relative"},
     "qk_norm_over": {"qk_norm": True},
+    "qk_norm_kind": {"qk_norm": True},
     "window_rope_theta": WINDOW,
     "global_layers": WINDOW,
     "parallel_residual": {"num_encoder_layers": 0},
+    "shared_norm": {"num_encoder_layers": 0, "parallel_residual": True},
 }
 
 

@@ -67,6 +67,7 @@ def stack(tokens, params, p, config, *, causal, encoded=None):
     x = params["embedding"]["rows"][tokens]
     if config.embed_scale:
         x = x * math.sqrt(config.d_model)
+    x = x * config.embed_multiplier
     if config.positions == "learned":
         x = x + p["positions"]["rows"][: len(x)]
     if config.positions == "sinusoidal":
@@ -78,8 +79,8 @@ def stack(tokens, params, p, config, *, causal, encoded=None):
 
     def residual(x, scale, change):
         if config.norm_placement == "pre":
-            return x + change(norm(x, scale, config))
-        return norm(x + change(x), scale, config)
+            return x + config.residual_multiplier * change(norm(x, scale, config))
+        return norm(x + config.residual_multiplier * change(x), scale, config)
 
     for i in range(len(p["layers"]["mlp_norm"]["scale"])):
         layer = nested(p["layers"], lambda leaf, i=i: leaf[i])

@@ -11,6 +11,7 @@ from llmjax.convert.tensors import TensorSource, equal_tensors
 from llmjax.errors import UserError
 from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
+from llmjax.model.rope import LongRopeScaling
 from llmjax.tasks.heads import Neck
 
 NO_EFFECT_UNLESS = {
@@ -23,6 +24,7 @@ NO_EFFECT_UNLESS = {
     "relative_buckets": ("positions", "relative"),
     "relative_max_distance": ("positions", "relative"),
     "qk_norm_over": ("qk_norm", True),
+    "qk_norm_kind": ("qk_norm", True),
 }
 """Field of ModelConfig -> (other field, value): no effect unless the other has this value."""
 
@@ -174,11 +176,13 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """
     implied: dict[str, Any] = {
         "num_kv_heads": config.kv_heads,
-        "head_dim": config.head_width,
+        "head_dim": config.head_width if config.mla is None else None,
         "d_ff": config.mlp_width,
         "attention_scale": config.attention_scale or config.head_width**-0.5,
         "window_rope_theta": None,
     }
+    if isinstance(config.rope_scaling, LongRopeScaling):  # of runs older than the field
+        implied["rope_scaling"] = replace(config.rope_scaling, by_length=True)
     if config.window is not None:
         implied["window_rope_theta"] = config.window_rope_theta or config.rope_theta
     default = ModelConfig()

@@ -1,4 +1,4 @@
-"""GPT-2, GPT-NeoX (Pythia) and Phi-3: decoders with fused projections."""
+"""Decoders without a gate or with fused projections: GPT-2, GPT-NeoX, Phi-3, StarCoder 2."""
 
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import NORMS_BEFORE, SILU
@@ -11,6 +11,7 @@ from llmjax.convert.families.tables import (
     POSITIONS,
     SIZES,
     VECTOR,
+    attention,
     decoder_classes,
     dense,
     fused,
@@ -160,4 +161,43 @@ PHI3 = Family(
     ignored=frozenset({"full_attn_mod", "interpolate_factor"}),
     task_classes=decoder_classes("Phi3", answers=None),
     examples={"microsoft/Phi-3-mini-4k-instruct": "3.82B"},
+)
+
+_S = "model.layers.{layer}"
+
+STARCODER2 = Family(
+    "starcoder2",
+    "Starcoder2ForCausalLM",
+    (
+        *SIZES,
+        *DECODER,
+        GROUPED,
+        Renamed("norm_epsilon", "norm_epsilon", float, 1e-5),
+        Activation("hidden_act", "gelu_pytorch_tanh"),
+        Rotary(fraction=None),
+        Window(None),
+        Renamed("qkv_bias attention_out_bias mlp_bias", "use_bias", bool, True),
+        constant(gated=False, norm="layernorm", norm_bias=True),
+        Tied("lm_head.weight", "model.embed_tokens.weight", True),
+    ),
+    NameTable(
+        rows=(
+            NameRow("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
+            NameRow("unembedding", "lm_head.weight", EMBEDDING),
+            *norm("decoder.norm", "model.norm"),
+            *NORMS_BEFORE,
+            *attention(
+                f"{LAYERS}.attention",
+                *(f"{_S}.self_attn.{part}_proj" for part in ("q", "k", "v", "o")),
+            ),
+            *mlp(f"{LAYERS}.mlp", up=f"{_S}.mlp.c_fc", down=f"{_S}.mlp.c_proj"),
+        ),
+        prefix="model.",
+        ignorable=(r"rotary_emb\.inv_freq$",),
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
+    ),
+    # Of the original training code, the same in all published files.
+    ignored=frozenset({"mlp_type", "norm_type"}),
+    task_classes=decoder_classes("Starcoder2", answers=None),
+    examples={"bigcode/starcoder2-3b": "3.03B"},
 )

@@ -179,6 +179,40 @@ OLMO2 = Family(
     task_classes=decoder_classes("Olmo2", "", None),
     examples={"allenai/OLMo-2-0425-1B": "1.48B"},
 )
+INTERNLM3 = Family(
+    "internlm3",
+    "InternLM3ForCausalLM",
+    (
+        *SHAPE[:-1],
+        Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        Renamed("head_dim", "head_dim", int, 128, written_as="head_width"),
+        SILU,
+        Rotary(fraction=None),
+        Renamed("qkv_bias", "qkv_bias", bool, False, alias="attention_bias"),
+        Renamed("attention_out_bias mlp_bias", "bias", bool, False, alias="mlp_bias"),
+        tied(False),
+    ),
+    table(*NORMS_BEFORE),
+    examples={"internlm/internlm3-8b-instruct": "8.80B"},
+)
+GRANITE = Family(
+    "granite",
+    "GraniteForCausalLM",
+    (
+        *SHAPE,
+        SILU,
+        Rotary(fraction=None),
+        ATTENTION_BIAS,
+        MLP_BIAS,
+        Renamed("embed_multiplier", "embedding_multiplier", float, 1.0),
+        Renamed("residual_multiplier", "residual_multiplier", float, 1.0),
+        Power("logit_scale", "logits_scaling", -1, 1.0),
+        Power("attention_scale", "attention_multiplier", 1, 1.0),
+        tied(False),
+    ),
+    table(*NORMS_BEFORE),
+    examples={"ibm-granite/granite-3.3-2b-base": "2.53B"},
+)
 
 GEMMA_NORMS = constant(norm_unit_offset=True, embed_scale=True)
 SANDWICH: Constant = constant(norm_placement="sandwich", norm_unit_offset=True, embed_scale=True)

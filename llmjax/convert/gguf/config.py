@@ -20,13 +20,17 @@ NAMES = {
     "gemma2": ("gemma2", "Gemma2ForCausalLM"),
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
+    "command-r": ("cohere", "CohereForCausalLM"),
+    "cohere2": ("cohere2", "Cohere2ForCausalLM"),
+    "granite": ("granite", "GraniteForCausalLM"),
     "phi3": ("phi3", "Phi3ForCausalLM"),
+    "starcoder2": ("starcoder2", "Starcoder2ForCausalLM"),
     "gpt2": ("gpt2", "GPT2LMHeadModel"),
     "gptneox": ("gpt_neox", "GPTNeoXForCausalLM"),
 }
 """Architecture in GGUF -> Transformers' model_type and class."""
 
-WITHOUT_HEAD_DIM = ("olmo2", "phi3", "qwen2", "smollm3")
+WITHOUT_HEAD_DIM = ("granite", "olmo2", "phi3", "qwen2", "smollm3")
 """Architectures whose config.json has no head_dim: it is hidden_size / heads."""
 WITHOUT_BIAS_FIELD = ("phi3", "qwen2")
 """Architectures whose config.json has no attention_bias."""
@@ -62,6 +66,9 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     specific: dict[str, Callable[[Metadata], dict[str, Any]]] = {
         "gpt2": _gpt2,
         "gptneox": _gpt_neox,
+        "starcoder2": _starcoder2,
+        "command-r": _cohere,
+        "cohere2": _cohere,
     }
     config |= specific.get(metadata.architecture, _llama_like)(metadata)
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
@@ -113,6 +120,48 @@ def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
     }
 
 
+def _layer_norm_decoder(metadata: Metadata) -> dict[str, Any]:
+    """The fields that decoders with LayerNorm and rotated heads share."""
+    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
+    head = metadata.head_width(width, heads)
+    if metadata.integer("rope.dimension_count", head) != head:
+        metadata.fail(f"rotates a part of a head, which {metadata.architecture} cannot")
+    config: dict[str, Any] = {
+        "max_position_embeddings": metadata.integer("context_length"),
+        "hidden_size": width,
+        "num_hidden_layers": metadata.integer("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
+        "intermediate_size": metadata.integer("feed_forward_length"),
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
+    }
+    return config | {"rope_scaling": read_rope_scaling(metadata, config, head)}
+
+
+def _starcoder2(metadata: Metadata) -> dict[str, Any]:
+    return _layer_norm_decoder(metadata) | {
+        "norm_epsilon": metadata.number("attention.layer_norm_epsilon"),
+        "hidden_act": "gelu_pytorch_tanh",
+        "use_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
+        "sliding_window": metadata.get("attention.sliding_window"),
+    }
+
+
+def _cohere(metadata: Metadata) -> dict[str, Any]:
+    for key in ("attention.key_length", "attention.value_length"):
+        metadata.get(key)  # as wide as the model over its heads
+    config = _layer_norm_decoder(metadata) | {
+        "layer_norm_eps": metadata.number("attention.layer_norm_epsilon"),
+        "hidden_act": "silu",
+        "logit_scale": metadata.number("logit_scale"),
+        "attention_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
+    }
+    if metadata.architecture == "cohere2":
+        window = metadata.integer("attention.sliding_window")
+        return config | {"sliding_window": window, "sliding_window_pattern": 4}
+    return config | {"use_qk_norm": "blk.0.attn_q_norm.weight" in metadata.file.tensors}
+
+
 def _llama_like(metadata: Metadata) -> dict[str, Any]:
     width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
     rotated = metadata.get("rope.dimension_count")
@@ -154,6 +203,14 @@ def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
     match metadata.architecture:
         case "llama":
             return {"mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors}
+        case "granite":
+            return {
+                "mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors,
+                "embedding_multiplier": metadata.number("embedding_scale", 1.0),
+                "residual_multiplier": metadata.number("residual_scale", 1.0),
+                "attention_multiplier": metadata.number("attention.scale", 1.0),
+                "logits_scaling": metadata.number("logit_scale", 1.0),
+            }
         case "smollm3":
             rotated = [int((layer + 1) % 4 != 0) for layer in range(layers)]
             return {"no_rope_layers": rotated, "use_sliding_window": False}

@@ -7,7 +7,9 @@ from typing import Any
 
 from llmjax.convert.hf.config import HFConfig, as_float
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.rope import (
+    DynamicScaling,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
@@ -136,8 +138,10 @@ def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> 
             scaling = _read_yarn(values, original(), max_length)
         case "longrope":
             scaling = _read_longrope(values, original())
+        case "dynamic":
+            scaling = DynamicScaling(values.get("factor", float), int(max_length or original()))
         case _:
-            supported = "default, linear, llama3, yarn, longrope"
+            supported = "default, linear, llama3, yarn, longrope, dynamic"
             raise values.error("rope_type", kind, f"supported are {supported}")
     values.check_no_others(frozenset({"rope_theta", "partial_rotary_factor"}))
     return scaling
@@ -145,17 +149,14 @@ def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> 
 
 def _read_yarn(values: HFConfig, original: int, max_length: int | None) -> YarnScaling:
     factor = values.get("factor", float, float(max_length or original) / original)
-    attention = values.get("attention_factor", float, None)
-    mscale, mscale_all = (values.get(name, float, None) for name in ("mscale", "mscale_all_dim"))
-    if attention is None and mscale and mscale_all and factor > 1:
-        log = math.log(factor)
-        attention = (0.1 * mscale * log + 1.0) / (0.1 * mscale_all * log + 1.0)
     return YarnScaling(
         factor=factor,
         original_length=original,
         beta_fast=values.get("beta_fast", float, 32.0),
         beta_slow=values.get("beta_slow", float, 1.0),
-        attention_factor=attention,
+        attention_factor=values.get("attention_factor", float, None),
+        mscale=values.get("mscale", float, None),
+        mscale_all_dim=values.get("mscale_all_dim", float, None),
         truncate=values.get("truncate", bool, True),
     )
 
@@ -188,6 +189,8 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
             return {"rope_scaling": None}
         case LinearScaling():
             values = {"rope_type": "linear", "factor": scaling.factor}
+        case DynamicScaling():
+            values = {"rope_type": "dynamic", "factor": scaling.factor}
         case Llama3Scaling():
             values = {
                 "rope_type": "llama3",
@@ -202,6 +205,8 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
                 "beta_fast": scaling.beta_fast,
                 "beta_slow": scaling.beta_slow,
                 "attention_factor": scaling.attention_factor,
+                "mscale": scaling.mscale,
+                "mscale_all_dim": scaling.mscale_all_dim,
                 "truncate": scaling.truncate,
             }
         case LongRopeScaling():
@@ -212,9 +217,42 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
                 "attention_factor": scaling.attention_factor,
             }
     values["type"] = values["rope_type"]  # the key's name before 2024
-    if (original := getattr(scaling, "original_length", None)) is not None:
+    original = getattr(scaling, "original_length", None)
+    if original is not None and not isinstance(scaling, DynamicScaling):
         values["original_max_position_embeddings"] = original
     return {"rope_scaling": {name: value for name, value in values.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Sizes of multi-head latent attention."""
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        default = None if "q_lora_rank" in hf.values else 1536  # null: not compressed
+        sizes = LatentConfig(
+            kv_rank=hf.get("kv_lora_rank", int, 512),
+            query_rank=hf.get("q_lora_rank", int, default),
+            nope_head_dim=hf.get("qk_nope_head_dim", int, 128),
+            rope_head_dim=hf.get("qk_rope_head_dim", int, 64),
+            value_head_dim=hf.get("v_head_dim", int, 128),
+        )
+        for name, width in (
+            ("head_dim", sizes.rope_head_dim),
+            ("qk_head_dim", sizes.head_width),
+        ):  # copies that Transformers writes
+            if (stated := hf.get(name, int, width)) != width:
+                raise hf.error(name, stated, f"the other widths make it {width}")
+        return {"mla": sizes}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        mla = config.mla or LatentConfig()
+        return {
+            "kv_lora_rank": mla.kv_rank,
+            "q_lora_rank": mla.query_rank,
+            "qk_nope_head_dim": mla.nope_head_dim,
+            "qk_rope_head_dim": mla.rope_head_dim,
+            "v_head_dim": mla.value_head_dim,
+        }
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,12 @@ RANGES: dict[str, Range] = {
             "sliding_window_pattern global_attn_every_n_layers no_rope_layer_interval",
             Range(1, MAX_LAYERS),
         ),
-        ("max_window_layers", Range(0, MAX_LAYERS)),
+        ("max_window_layers first_k_dense_replace", Range(0, MAX_LAYERS)),
         (
             "vocab_size type_vocab_size hidden_size d_model dim n_embd intermediate_size "
             "hidden_dim d_ff n_inner head_dim d_kv num_attention_heads num_key_value_heads "
-            "num_heads n_heads n_head relative_attention_num_buckets",
+            "num_heads n_heads n_head relative_attention_num_buckets kv_lora_rank q_lora_rank "
+            "qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim",
             Range(1, MAX_SIZE),
         ),
         ("pad_token_id", Range(0, MAX_SIZE)),
@@ -68,6 +69,8 @@ RANGES: dict[str, Range] = {
             "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
             "rope_local_base_freq global_rope_theta local_rope_theta query_pre_attn_scalar "
             "final_logit_softcapping attn_logit_softcapping factor low_freq_factor "
+            "embedding_multiplier residual_multiplier logits_scaling attention_multiplier "
+            "norm_epsilon "
             "high_freq_factor attention_factor beta_fast beta_slow mscale mscale_all_dim",
             Range(0, open=True),
         ),

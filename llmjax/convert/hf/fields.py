@@ -35,9 +35,12 @@ class Renamed:
     """Value if config.json lacks the field."""
     written_as: str = ""
     """Property of ModelConfig to write, for a field that may be None."""
+    alias: str = ""
+    """Another name that files may have for it."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
-        value = hf.get(self.hf_name, self.kind, self.default)
+        default = hf.get(self.alias, self.kind, self.default) if self.alias else self.default
+        value = hf.get(self.hf_name, self.kind, default)
         return dict.fromkeys(self.fields.split(), value)
 
     def write(self, config: ModelConfig) -> dict[str, Any]:

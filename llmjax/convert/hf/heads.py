@@ -1,7 +1,7 @@
 """Import the task heads of published classes, as runs that have the task.
 
-Supported are encoder heads for single- and multi-label classification, regression, token
-classification and extractive QA. Of other classes only the body is imported, with a warning.
+Supported are heads for single- and multi-label classification, regression, token classification and
+extractive QA. Of a head that cannot be read only the body is imported, with a warning.
 """
 
 import logging
@@ -31,8 +31,6 @@ from llmjax.tasks.task import TaskContext, network_of
 from llmjax.tasks.token_classification import TokenClassificationTask
 
 log = logging.getLogger(__name__)
-FAMILIES_WITH_HEADS = ("bert", "roberta", "xlm-roberta", "distilbert")
-"""Families whose heads are imported; for others the class does not determine the task."""
 MAX_LABELS = 1_000_000
 MLM_HEAD = ("transform", "unembedding", "unembedding_bias")
 """Parameters of a masked-language-model head, which task classes lack or use differently."""
@@ -95,7 +93,7 @@ def read_with_head(
     """
     task_class = published.task_class
     try:
-        config, metadata = _task_of(values, published, _num_outputs(source, task_class), family)
+        config, metadata = _task_of(values, published, _num_outputs(source, task_class))
         task = config.open(context, metadata)
         form = model_with_head(task, context.model, family.model_type)
         if form.family is not family or form.task_class is not task_class:
@@ -122,17 +120,17 @@ def _num_outputs(source: TensorSource, task_class: TaskClass) -> int:
 
 
 def _task_of(
-    values: Mapping[str, Any], published: PublishedHead, outputs: int, family: Family
+    values: Mapping[str, Any], published: PublishedHead, outputs: int
 ) -> tuple[TaskConfig, TaskMetadata]:
     """The task that Transformers infers from a class and its config.json."""
-    if family.model_type not in FAMILIES_WITH_HEADS:
-        raise UserError(
-            f"a head of {family.model_type}", "is not supported", "train one on this run"
-        )
     if published.kind == "QuestionAnswering":
         if outputs != 2:
             raise UserError("its head", f"has {outputs} outputs instead of 2 (start and end)")
         return ExtractiveQATask(), TaskMetadata(labels=("answered", "unanswered"), counts=(1, 0))
+    pooling = values.get("classifier_pooling", "cls")  # of ModernBERT
+    if published.kind == "SequenceClassification" and pooling != "cls":
+        reason = "heads that read anything but the first token are not supported"
+        raise UserError(f"classifier_pooling {repr(pooling)[:60]}", reason)
     labels = _labels(values, outputs)
     metadata = TaskMetadata(labels=labels, counts=(1,) * outputs)
     if published.kind == "TokenClassification":
@@ -172,7 +170,8 @@ class BodyTensors:
 
     def __init__(self, source: TensorSource, family: Family, task_class: TaskClass):
         table = family.table
-        skipped = {row.tensor for row in table.rows if row.param.split(".")[0] in MLM_HEAD}
+        unused = set(MLM_HEAD) - set(task_class.necks)
+        skipped = {row.tensor for row in table.rows if row.param.split(".")[0] in unused}
         skipped |= {
             row.tensor
             for row in task_class.rows()
@@ -200,6 +199,7 @@ class BodyTensors:
         return self._source.read(self._names[name], index)
 
 
-def body_shape(shape: ModelConfig) -> ModelConfig:
-    """The architecture of a class's body, without a masked-language-model head."""
-    return replace(shape, tie_embeddings=True, lm_head_transform=False, lm_head_bias=False)
+def body_shape(shape: ModelConfig, task_class: TaskClass) -> ModelConfig:
+    """The architecture of a class's body, without what it lacks of a masked-language-model head."""
+    transform = shape.lm_head_transform and "transform" in task_class.necks
+    return replace(shape, tie_embeddings=True, lm_head_transform=transform, lm_head_bias=False)

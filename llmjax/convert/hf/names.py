@@ -10,7 +10,8 @@ holds several parameters side by side, an axis is divided into segments, one per
     Layout("(j h k) d -> d h k", Segment("j", ("1", "1", "1"), 1))   the keys of a fused q, k, v
 
 Axes: v vocabulary, d d_model (and e, in a square matrix), h heads, n key/value heads, k head_dim,
-f d_ff, p positions, t token types, b relative buckets.
+f d_ff, p positions, t token types, b relative buckets; of latent attention w width of a value, c
+and q widths of compressed keys and queries, o and s a head's dimensions without and with positions.
 """
 
 import re
@@ -23,6 +24,7 @@ import numpy as np
 
 from llmjax.convert.tensors import Index, assign
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 
 Sizes = Mapping[str, int]
 """Axis -> length."""
@@ -31,6 +33,7 @@ LAYER = "{layer}"
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
     """The length of each axis."""
+    mla = config.mla or LatentConfig()
     return {
         "v": config.vocab_size,
         "d": config.d_model,
@@ -42,6 +45,11 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "p": config.max_length + config.first_position,
         "t": config.token_types,
         "b": config.relative_buckets,
+        "w": config.value_width,
+        "c": mla.kv_rank,
+        "q": mla.query_rank or 0,
+        "o": mla.nope_head_dim,
+        "s": mla.rope_head_dim,
     }
 
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from llmjax.convert.hf.config import read_object
+from llmjax.convert.hf.quantized import widened
 from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder
 from llmjax.convert.hf.sentence import read_sentence
 from llmjax.convert.sources import ADAPTER, Importer, Published
@@ -33,7 +34,7 @@ class HFImporter(Importer):
         if not has_config:
             raise UserError(path, "has no config.json", "give the folder of a model")
         config = read_object(folder / "config.json")
-        tensors = open_folder(folder, config.get(NAMED))
+        tensors = widened(open_folder(folder, config.get(NAMED)), config, folder / "config.json")
         if has_adapters:
             log.warning(
                 "%s: the adapters beside the model (%s) are not imported; import them with --base "

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -298,10 +298,11 @@ def _module_setting(settings: Mapping[str, Any], field: str, name: str, default:
 def lora_of(adapters: Mapping[str, Adapter], modules: Mapping[str, Module]) -> LoraConfig:
     """The LoRA config that holds all adapters: their targets, largest rank and first scale."""
     targets = {part.path.rpartition(".")[2] for name in adapters for part in modules[name].parts}
-    order: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
     rank = max(len(adapter.a) for adapter in adapters.values())
     scale = next(iter(adapters.values())).scale
-    return LoraConfig(rank, scale * rank, tuple(target for target in order if target in targets))
+    return LoraConfig(
+        rank, scale * rank, tuple(target for target in get_args(Target) if target in targets)
+    )
 
 
 def lora_arrays(

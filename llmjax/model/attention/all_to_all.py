@@ -12,6 +12,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from llmjax.model.attention.fused import SINK_AXES
 from llmjax.model.attention.mask import AttentionInputs
 from llmjax.model.layers import DECODE
 from llmjax.parallel import exchanges, mesh
@@ -39,14 +40,19 @@ def all_to_all(
         v: jax.Array,
         query_segments: jax.Array | None,
         key_segments: jax.Array | None,
+        sinks: jax.Array | None,
     ) -> tuple[jax.Array]:
         copies = max(mesh.parts(LENGTH) // k.shape[2], 1)
         k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
         q, k, v = (exchanges.all_to_all(x, LENGTH, 2, 1) for x in (q, k, v))
         segments = replace(mask, query_segments=query_segments, key_segments=key_segments)
-        out = attend(inputs._replace(q=q, k=k, v=v, mask=segments, sharding=DECODE))
+        if sinks is not None:
+            first = q.shape[2] * mesh.part_index(LENGTH)
+            sinks = jax.lax.dynamic_slice_in_dim(sinks, first, q.shape[2], axis=1)
+        arrays = inputs._replace(q=q, k=k, v=v, mask=segments, sharding=DECODE, sinks=sinks)
+        out = attend(arrays)
         return (exchanges.all_to_all(out, LENGTH, 1, 2),)
 
     heads = sharding.heads()
-    run = mesh.per_device(local, (heads, KEYS, KEYS, ROWS, ROWS), (heads,))
-    return run(q, k, v, mask.query_segments, mask.key_segments)[0]
+    run = mesh.per_device(local, (heads, KEYS, KEYS, ROWS, ROWS, SINK_AXES), (heads,))
+    return run(q, k, v, mask.query_segments, mask.key_segments, inputs.sinks)[0]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from llmjax.errors import UserError
 from llmjax.model.attention import all_to_all, blocked, cudnn, ring, unrolled
 from llmjax.model.attention.mask import HIDDEN, AttentionInputs
+from llmjax.model.attention.widths import equal_widths
 from llmjax.model.compute import AttentionBackend
 from llmjax.model.products import einsum
 from llmjax.model.softcap import soft_cap
@@ -33,7 +34,7 @@ def attend(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.A
       backend: which implementation; all agree up to rounding.
 
     Returns:
-      [B, T, H, K] in the dtype of q.
+      [B, T, H, V] in the dtype of q.
     """
     method = inputs.sharding.context
     if method == "ring":
@@ -53,6 +54,8 @@ def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
         raise UserError(
             f"attention {backend}", f"needs a GPU, and this is a {platform}", "choose auto"
         )
+    if backend == "cudnn" and inputs.sinks is not None:
+        _no_sinks_in_cudnn()
     if backend in ("cudnn", "triton") or (backend == "auto" and platform == "gpu"):
         kernel = _on_gpu(backend, inputs)
         if kernel is not None:
@@ -78,11 +81,18 @@ def _on_gpu(backend: AttentionBackend, inputs: AttentionInputs) -> Attend | None
     """Returns cuDNN's kernels or ours: cuDNN's where both can, unless it reads the mask."""
     fits_cudnn = backend != "triton" and cudnn.supports(inputs)
     if fits_cudnn and (backend == "cudnn" or not cudnn.needs_bias(inputs.mask)):
-        return cudnn.cudnn
+        return equal_widths(cudnn.cudnn)
     triton = _triton() if backend != "cudnn" else None
     if triton is not None and triton.supports(inputs):
-        return triton.flash
-    return cudnn.cudnn if fits_cudnn else None
+        return equal_widths(triton.flash)
+    return equal_widths(cudnn.cudnn) if fits_cudnn else None
+
+
+@cache
+def _no_sinks_in_cudnn() -> None:
+    log.warning(
+        "compute.attention cudnn uses slower attention: cuDNN has no attention sinks; choose auto"
+    )
 
 
 @cache
@@ -118,7 +128,7 @@ def reference(inputs: AttentionInputs) -> jax.Array:
 
 def _attend_heads(inputs: AttentionInputs) -> jax.Array:
     """`reference` with keys [B, N, K, S] and values [B, N, S, K], as two products."""
-    q, k, v, mask, sharding, softcap, bias = inputs
+    q, k, v, mask, sharding, softcap, bias, sinks = inputs
     (b, t, h, width), (n, s) = q.shape, v.shape[1:3]
     group, length = h // n, sharding.length
     visible, dtype = mask.dense(t, s), q.dtype
@@ -138,21 +148,36 @@ def _attend_heads(inputs: AttentionInputs) -> jax.Array:
         batch = None if bias.shape[0] == 1 else "batch"  # b may be symbolic
         spec = mesh.out_sharding(batch, "kv_heads", None, length, None)
         scores = scores + bias.reshape(bias.shape[0], n, group, t, s, out_sharding=spec)
-    weights = _softmax(scores, visible).astype(v.dtype)
+    if sinks is not None:
+        spec = mesh.out_sharding("batch", "kv_heads", None)
+        sinks = sinks.reshape(b, n, group, out_sharding=spec)
+    weights = softmax(scores, visible, sinks).astype(v.dtype)
     if step:
         out = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]
     else:
         out = einsum("bngts,bnsk->bngtk", weights, v)
     out = out.astype(dtype).transpose(0, 3, 1, 2, 4)
-    return out.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*sharding.heads()))
+    return out.reshape(b, t, h, v.shape[-1], out_sharding=mesh.out_sharding(*sharding.heads()))
 
 
-def _softmax(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
-    """Softmax over the last axis of [B, N, G, T, S]; rows with nothing visible are zero."""
+def softmax(
+    scores: jax.Array, visible: jax.Array | None, sinks: jax.Array | None = None
+) -> jax.Array:
+    """Softmax over the last axis of [B, N, G, T, S]; rows with nothing visible are zero.
+
+    Sinks, [B, N, G], are scores besides these, whose shares are left out.
+    """
     if visible is not None:
         visible = visible[:, None, None]
         scores = jnp.where(visible, scores, HIDDEN)
-    exp_scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    top = scores.max(-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks[..., None, None]
+        top = jnp.maximum(top, sinks)
+    top = jax.lax.stop_gradient(top)
+    exp_scores = jnp.exp(scores - top)
     if visible is not None:
         exp_scores = jnp.where(visible, exp_scores, 0.0)
-    return exp_scores / jnp.maximum(exp_scores.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    total = exp_scores.sum(-1, keepdims=True)
+    total = total if sinks is None else total + jnp.exp(sinks - top)
+    return exp_scores / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)

@@ -28,7 +28,7 @@ class Tiles(NamedTuple):
     k: jax.Array
     """[key blocks, B, N, block, K]."""
     v: jax.Array
-    """As k."""
+    """[key blocks, B, N, block, V]."""
     query_index: jax.Array
     """[query blocks, B, block], of each query."""
     query_segments: jax.Array | None
@@ -119,7 +119,7 @@ def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     arrays = MaskArrays(index, mask.query_segments, mask.key_segments)
-    return fused.attend(q, k, v, arrays, inputs.rules(block), BLOCKED)
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(block), BLOCKED)
 
 
 def local_forward(
@@ -135,13 +135,13 @@ def local_forward(
     Args:
       q: [B, T, H, K].
       k: [B, S, N, K].
-      v: as k.
+      v: [B, S, N, V].
       mask: which keys each query sees.
       rules: static parameters.
       dtype: of the output; None: that of q.
 
     Returns:
-      The output [B, T, H, K], zeros where a query sees nothing, and the log-sum-exp of the scores
+      The output [B, T, H, V], zeros where a query sees nothing, and the log-sum-exp of the scores
       [B, H, T] float32, HIDDEN there.
     """
     tiles, dtype = tile(q, k, v, mask, rules), dtype or q.dtype
@@ -158,7 +158,8 @@ def local_forward(
             return new_top, total * scale + exp_scores.sum(-1), weighted * scale[..., None] + update
 
         shape = tiles.q.shape[1:]
-        start = (jnp.full(shape[:-1], HIDDEN), jnp.zeros(shape[:-1]), jnp.zeros(shape))
+        sums = jnp.zeros((*shape[:-1], v.shape[-1]))
+        start = (jnp.full(shape[:-1], HIDDEN), jnp.zeros(shape[:-1]), sums)
         top, total, weighted = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
         total = jnp.where(total == 0.0, 1.0, total)  # nothing visible: zeros
         return (weighted / total[..., None]).astype(dtype), top + jnp.log(total)
@@ -184,11 +185,11 @@ def local_backward(
     Args:
       q: [B, T, H, K].
       k: [B, S, N, K].
-      v: as k.
+      v: [B, S, N, V].
       mask: which keys each query sees.
       saved: the log-sum-exp over all keys that the queries see, these or others too, and
         `fused.delta` of their output, [B, H, T] float32 each.
-      dout: [B, T, H, K], the gradient by the output.
+      dout: [B, T, H, V], the gradient by the output.
       rules: static parameters.
       dtype: of the gradient by q; the others are float32.
     """
@@ -214,8 +215,8 @@ def local_backward(
         dq, dk, dv = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
         return (dk, dv), dq.astype(dtype)
 
-    zeros = jnp.zeros(tiles.k.shape)
-    (dk, dv), dq = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(blocks))
+    start = jnp.zeros(tiles.k.shape), jnp.zeros(tiles.v.shape)
+    (dk, dv), dq = jax.lax.scan(query_block, start, jnp.arange(blocks))
     dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
     return join_queries(dq, q.shape[1]), dk, dv
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from llmjax.model.attention import gpus
 from llmjax.model.attention.fused import axes_of
 from llmjax.model.attention.mask import AttentionInputs, Mask
+from llmjax.model.attention.widths import widest
 from llmjax.parallel import mesh
 
 MASK_BYTES = 2**30
@@ -17,11 +18,12 @@ MASK_BYTES = 2**30
 def supports(inputs: AttentionInputs) -> bool:
     """Whether cuDNN's flash attention computes this.
 
-    It needs Ampere or later, half precision, heads up to 128 wide, no soft-cap, and unsplit rows of
-    even length; segments, or a window that is not causal, need a mask within MASK_BYTES.
+    It needs Ampere or later, half precision, heads up to 128 wide, no soft-cap or sinks, and
+    unsplit rows of even length; segments, or a window that is not causal, need a mask within
+    MASK_BYTES.
     """
     q, k, _, mask = inputs[:4]
-    (b, t, _, width), s = q.shape, k.shape[1]
+    (b, t, *_), s, width = q.shape, k.shape[1], widest(inputs)
     size = 2 * b * t * s // mesh.shards("batch")
     return (
         gpus.has_flash()
@@ -29,6 +31,7 @@ def supports(inputs: AttentionInputs) -> bool:
         and width % 8 == 0
         and width <= 128
         and inputs.softcap is None
+        and inputs.sinks is None
         and mask.index is None
         and mesh.parts(inputs.sharding.length) == 1
         and t % 2 == 0

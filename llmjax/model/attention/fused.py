@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llmjax.model.attention.mask import BlockRules, MaskArrays
 from llmjax.model.compute import ATTENTION
 from llmjax.model.layers import ActivationSharding
-from llmjax.parallel import mesh
+from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
 Forward = Callable[[jax.Array, jax.Array, jax.Array, MaskArrays, BlockRules], tuple]
@@ -46,6 +46,12 @@ class Implementation(NamedTuple):
     splits_keys: bool = False
     """Whether keys and values are split along the length as queries are; else devices that share a
     row have all of its keys."""
+    nats: float = 1.0
+    """Unit of the log-sum-exp."""
+
+
+SINK_AXES: Axes = ("batch", "heads")
+"""Logical axes of sinks."""
 
 
 class ArrayAxes(NamedTuple):
@@ -88,17 +94,22 @@ def axes_of(sharding: ActivationSharding, *, splits_keys: bool = False) -> Array
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     mask: MaskArrays,
+    sinks: jax.Array | None,
     rules: BlockRules,
     implementation: Implementation,
 ) -> jax.Array:
-    """Attention of global arrays, [B, T, H, K], by an implementation on each device."""
-    return _forward(q, k, v, mask, rules, implementation)[0]
+    """Attention of global arrays, [B, T, H, V], by an implementation on each device.
+
+    Sinks, [B, H], scale the implementation's output: with the log-sum-exp over keys and sink, its
+    backward pass is the same.
+    """
+    return _forward(q, k, v, mask, sinks, rules, implementation)[0]
 
 
 def _forward(
@@ -106,31 +117,54 @@ def _forward(
     k: jax.Array,
     v: jax.Array,
     mask: MaskArrays,
+    sinks: jax.Array | None,
     rules: BlockRules,
     implementation: Implementation,
 ) -> tuple[jax.Array, tuple]:
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, *mask: jax.Array | None) -> tuple:
-        return implementation.forward(q, k, v, MaskArrays(*mask), rules)
+    def local(
+        sinks: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array, *mask: jax.Array | None
+    ) -> tuple:
+        out, lse = implementation.forward(q, k, v, MaskArrays(*mask), rules)
+        return (out, lse) if sinks is None else _add_sinks(out, lse, sinks, implementation.nats)
 
     axes = axes_of(rules.sharding, splits_keys=implementation.splits_keys)
-    run = mesh.per_device(local, axes.inputs(), (axes.queries, axes.lse))
-    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *mask))
-    return out, (q, k, v, mask, out, lse)
+    run = mesh.per_device(local, (SINK_AXES, *axes.inputs()), (axes.queries, axes.lse))
+    out, lse = (checkpoint_name(x, ATTENTION) for x in run(sinks, q, k, v, *mask))
+    return out, (q, k, v, mask, sinks, out, lse)
+
+
+def _add_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array, nats: float) -> tuple:
+    """The output and the log-sum-exp with sinks [B, H] in the softmax."""
+    total = jnp.logaddexp(lse * nats, sinks[..., None])
+    kept = jnp.exp(lse * nats - total).swapaxes(1, 2)[..., None]
+    return (out.astype(jnp.float32) * kept).astype(out.dtype), total / nats
 
 
 def _backward(
     rules: BlockRules, implementation: Implementation, saved: tuple, dout: jax.Array
 ) -> tuple:
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, *arrays: jax.Array) -> tuple:
+    def local(
+        sinks: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array, *arrays: jax.Array
+    ) -> tuple:
         *mask, out, lse, dout = arrays
         sums = lse, delta(out, dout)
-        return implementation.backward(q, k, v, MaskArrays(*mask), sums, dout, rules)
+        gradients = implementation.backward(q, k, v, MaskArrays(*mask), sums, dout, rules)
+        if sinks is None:
+            return gradients
+        # A sink has no value, so that its score's gradient is -delta times its share.
+        shares = jnp.exp(sinks[..., None] - lse * implementation.nats)
+        by_sinks = -(shares * sums[1]).sum(-1)
+        over = (rules.sharding.length,)
+        return *gradients, exchanges.reduce_scatter(by_sinks, over, SINK_AXES)
 
-    q, k, v, mask, out, lse = saved
+    q, k, v, mask, sinks, out, lse = saved
     axes = axes_of(rules.sharding, splits_keys=implementation.splits_keys)
-    inputs = (*axes.inputs(), axes.queries, axes.lse, axes.queries)
-    run = mesh.per_device(local, inputs, (axes.queries, axes.keys, axes.keys))
-    return *run(q, k, v, *mask, out, lse, dout), None
+    inputs = (SINK_AXES, *axes.inputs(), axes.queries, axes.lse, axes.queries)
+    outputs = (axes.queries, axes.keys, axes.keys, *(() if sinks is None else (SINK_AXES,)))
+    dq, dk, dv, *dsinks = mesh.per_device(local, inputs, outputs)(
+        sinks, q, k, v, *mask, out, lse, dout
+    )
+    return dq, dk, dv, None, dsinks[0] if dsinks else None
 
 
 attend.defvjp(_forward, _backward)

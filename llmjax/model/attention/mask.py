@@ -105,7 +105,7 @@ class AttentionInputs(NamedTuple):
     k: jax.Array
     """[B, S, N, K], where N divides H: query head h uses key head h // (H / N)."""
     v: jax.Array
-    """[B, S, N, K]."""
+    """[B, S, N, V]; V is K in most models."""
     mask: Mask
     """Which keys each query sees."""
     sharding: ActivationSharding
@@ -115,6 +115,9 @@ class AttentionInputs(NamedTuple):
     """Scores s become cap * tanh(s / cap)."""
     bias: jax.Array | None = None
     """[B or 1, H, T, S] float32, added to the scores; only the reference takes one."""
+    sinks: jax.Array | None = None
+    """[B, H] float32, a score in each softmax besides those of keys, which has no value (attention
+    sinks, arXiv:2309.17453). The same in all rows: the gradients of rows are added up outside."""
 
     def rules(self, block: int) -> "BlockRules":
         """Returns the static parameters of attention in blocks of this many tokens."""

@@ -31,6 +31,7 @@ from llmjax.model.attention.ring_chunks import (
     join,
     take,
 )
+from llmjax.model.attention.widths import equal_widths
 from llmjax.parallel import mesh
 
 
@@ -50,15 +51,21 @@ def ring(inputs: AttentionInputs, kernel: Kernel | None = None) -> jax.Array:
       kernel: attends to a chunk; None: Pallas kernels on TPUs where they support the chunks, else
         blocks.
     """
-    q, k, v, mask, sharding = inputs[:5]
+    q, sharding = inputs.q, inputs.sharding
     if kernel is None:
         part = q.shape[1] // mesh.parts(sharding.length) // (2 if sharding.zigzag else 1)
         pallas = mesh.platform() == "tpu" and part % LANES == 0
         kernel = "pallas" if pallas else "blocked"
+    run = partial(_ring, kernel=kernel)
+    return equal_widths(run)(inputs) if kernel == "pallas" else run(inputs)
+
+
+def _ring(inputs: AttentionInputs, *, kernel: Kernel) -> jax.Array:
+    q, k, v, mask, sharding = inputs[:5]
     axes = fused.axes_of(sharding, splits_keys=True)
     k, v = (mesh.reshard(x, *axes.keys) for x in (k, v))
     arrays = MaskArrays(None, *(mask.both_segments(q.shape[1]) or (None, None)))
-    return fused.attend(q, k, v, arrays, inputs.rules(blocked.LONG), RINGS[kernel])
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(blocked.LONG), RINGS[kernel])
 
 
 def _forward(
@@ -73,7 +80,7 @@ def _forward(
     around = around_of(q, rules, kernel)
     queries = Queries(*cut(around, q, mask.query_segments))
     keys = Keys(*cut(around, k, v, mask.key_segments))
-    chunks, b, size, heads, _ = queries.q.shape
+    (chunks, b, size, heads, _), width = queries.q.shape, keys.v.shape[-1]
 
     def attend(sums: tuple, keys: Keys, step: jax.Array | int) -> tuple:
         def add(sums: tuple, pair: jax.Array) -> tuple[tuple, None]:
@@ -94,7 +101,8 @@ def _forward(
         arriving = around.pass_on(keys)  # beside the products of the current ones
         return (attend(sums, keys, number), arriving), None
 
-    sums: tuple = jnp.zeros(queries.q.shape), jnp.full((chunks, b, heads, size), HIDDEN)
+    outs, lses = (chunks, b, size, heads, width), (chunks, b, heads, size)
+    sums: tuple = jnp.zeros(outs), jnp.full(lses, HIDDEN)
     last = around.devices - 1
     (sums, keys), _ = jax.lax.scan(step, (sums, keys), jnp.arange(last))
     out, lse = attend(sums, keys, last)
@@ -134,8 +142,8 @@ def _backward(
             places = zip(sums, (i, j, j), after, strict=True)
             return tuple(x.at[n].set(part) for x, n, part in places), None
 
-        zeros = jnp.zeros(keys.k.shape)
-        return jax.lax.scan(add, (dq, zeros, zeros), around.pairs)[0]
+        zeros = jnp.zeros(keys.k.shape), jnp.zeros(keys.v.shape)
+        return jax.lax.scan(add, (dq, *zeros), around.pairs)[0]
 
     def step(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
         keys, dq, dkv = carry

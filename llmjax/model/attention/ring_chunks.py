@@ -31,7 +31,7 @@ class Keys(NamedTuple):
     k: jax.Array
     """[chunks, B, C, N, K]."""
     v: jax.Array
-    """As k."""
+    """[chunks, B, C, N, V]."""
     segments: jax.Array | None
     """[chunks, B, C]."""
 

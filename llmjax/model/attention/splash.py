@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from llmjax.model.attention.fused import axes_of
+from llmjax.model.attention.fused import SINK_AXES, axes_of
 from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.compute import ATTENTION
 from llmjax.model.layers import ActivationSharding
@@ -44,7 +44,7 @@ def supports(inputs: AttentionInputs) -> bool:
 
 def splash(inputs: AttentionInputs) -> jax.Array:
     """As `attention.reference`, if supported; interpreted on other platforms, for tests."""
-    q, k, v, mask, sharding, softcap, _ = inputs
+    q, k, v, mask, sharding, softcap, _, sinks = inputs
     (_, t, h, width), s = q.shape, k.shape[1]
     queries, keys = mask.both_segments(t) or (None, None)
     kernel = _kernel(mask, softcap, (t, s, h, width), sharding)
@@ -55,6 +55,7 @@ def splash(inputs: AttentionInputs) -> jax.Array:
         v: jax.Array,
         queries: jax.Array | None,
         keys: jax.Array | None,
+        sinks: jax.Array | None,
         kernel: kernels.SplashAttentionKernel,
     ) -> tuple[jax.Array]:
         ids = None
@@ -62,14 +63,14 @@ def splash(inputs: AttentionInputs) -> jax.Array:
             ids = kernels.SegmentIds(queries, keys)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         scaled = (q * width**-0.5).astype(q.dtype)
-        out: Any = jax.vmap(kernel, in_axes=(0, 0, 0, None if ids is None else 0))(
-            scaled, k, v, ids
-        )
+        each = (0, 0, 0, None if ids is None else 0, None if sinks is None else 0)
+        out: Any = jax.vmap(kernel, in_axes=each)(scaled, k, v, ids, sinks)
         return (out.swapaxes(1, 2),)
 
     axes = axes_of(sharding)
-    in_axes = (*axes.arrays(), *axes.segments(), _kernel_spec(kernel, sharding))
-    out = mesh.per_device(local, in_axes, (axes.queries,))(q, k, v, queries, keys, kernel)[0]
+    in_axes = (*axes.arrays(), *axes.segments(), SINK_AXES, _kernel_spec(kernel, sharding))
+    run = mesh.per_device(local, in_axes, (axes.queries,))
+    out = run(q, k, v, queries, keys, sinks, kernel)[0]
     if queries is None or keys is None:
         return out
     real = queries != 0  # in the kernel, padding sees padding

@@ -19,6 +19,7 @@ from llmjax.model.attention import fused, gpus
 from llmjax.model.attention import triton_kernels as kernels
 from llmjax.model.attention.mask import AttentionInputs, BlockRules, MaskArrays
 from llmjax.model.attention.ranges import block_ranges
+from llmjax.model.attention.widths import widest
 from llmjax.parallel import mesh
 
 WIDEST = 256
@@ -64,7 +65,7 @@ def supports(inputs: AttentionInputs) -> bool:
     return (
         gpus.has_flash()
         and q.dtype == jnp.bfloat16
-        and q.shape[-1] <= WIDEST
+        and widest(inputs) <= WIDEST
         and mask.index is None
         and mesh.parts(inputs.sharding.length) == 1
         and q.shape[1] % SMALLEST == 0
@@ -76,7 +77,7 @@ def flash(inputs: AttentionInputs) -> jax.Array:
     """As `attention.reference`, if supported; interpreted on other platforms, for tests."""
     q, k, v, mask = inputs[:4]
     arrays = MaskArrays(None, mask.query_segments, mask.key_segments)
-    return fused.attend(q, k, v, arrays, inputs.rules(SMALLEST), TRITON)
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(SMALLEST), TRITON)
 
 
 @partial(jax.jit, static_argnames="rules")
@@ -105,7 +106,7 @@ def _backward(
     return dq, *_gradients_by_keys(arrays, mask, sums, rules)
 
 
-TRITON = fused.Implementation(_forward, _backward)
+TRITON = fused.Implementation(_forward, _backward, nats=math.log(2))
 
 
 def _by_query_blocks(

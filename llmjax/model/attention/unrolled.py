@@ -36,7 +36,7 @@ def unrolled(inputs: AttentionInputs, block: int = BLOCK) -> jax.Array:
     """As `attention.reference`, if supported."""
     q, k, v, mask = inputs[:4]
     arrays = MaskArrays(key_segments=mask.key_segments)  # the queries' are the same
-    return fused.attend(q, k, v, arrays, inputs.rules(block), UNROLLED)
+    return fused.attend(q, k, v, arrays, inputs.sinks, inputs.rules(block), UNROLLED)
 
 
 def _forward(
@@ -87,7 +87,7 @@ def _backward(
         dqt = dqt + jnp.pad(_nn(kt[:, :, keys], ds), padding)
     dq = _heads_last(dqt.swapaxes(1, 2), heads).astype(q.dtype)
     sums = (_heads_last(jnp.concatenate(parts, 1), heads) for parts in (dks, dvs))
-    dk, dv = (x.reshape(*x.shape[:2], kv_heads, group, width).sum(3) for x in sums)
+    dk, dv = (x.reshape(*x.shape[:2], kv_heads, group, -1).sum(3) for x in sums)
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 

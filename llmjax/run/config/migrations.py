@@ -140,10 +140,25 @@ def _speed(config: Plain) -> Plain:
         "reduce_dtype": "float32",
         "xla_options": [],
     }
+    model: Plain = {
+        "activation_limit": None,
+        "attention_sinks": False,
+        "embed_multiplier": 1.0,
+        "mla": None,
+        "qk_norm_kind": "rmsnorm",
+        "moe": None,
+        "residual_multiplier": 1.0,
+        "rope_interleaved": False,
+        "shared_norm": False,
+        "up_offset": 0.0,
+    }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]
+    if config["model"].get("rope_scaling", {}).get("kind") == "longrope":
+        model["rope_scaling"] = config["model"]["rope_scaling"] | {"by_length": False}
     return config | {
         "data": config["data"] | {"sources": sources},
+        "model": config["model"] | model,
         "compute": config["compute"] | compute,
         "optimizer": config["optimizer"] | optimizer,
     }

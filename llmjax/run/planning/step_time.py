@@ -132,7 +132,8 @@ def step_attention_flops(work: Work) -> float:
     if model.is_encoder_decoder:
         total += model.num_decoder_layers * work.length
     heads = model.num_heads / work.sizes[HEADS]
-    return attention_flops(FORWARD + BACKWARD, work.tokens, total, heads, model.head_width)
+    width = (model.head_width + model.value_width) / 2
+    return attention_flops(FORWARD + BACKWARD, work.tokens, total, heads, width)
 
 
 def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
@@ -169,8 +170,8 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     again = _gathered_again(work.compute)
     yield from ring(HEADS, rows * work.width * (4 + again), "all-gather", hidden=False)
     yield from ring(HEADS, rows * work.reduce_width * 4, "reduce-scatter", hidden=False)
-    keys = work.rows * work.length * 2 * work.model.kv_heads / sizes[HEADS] * work.model.head_width
-    keys *= layers * times
+    width = work.model.head_width + work.model.value_width
+    keys = work.rows * work.length * work.model.kv_heads / sizes[HEADS] * width * layers * times
     yield from ring(LENGTH, keys * work.width * 2, "all-gather", hidden=False)
     yield from ring(LENGTH, keys * 4, "reduce-scatter", hidden=False)
 

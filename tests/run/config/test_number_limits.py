@@ -17,7 +17,9 @@ from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.limits import LARGEST_INTEGER, MAX_SIZES, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
+from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig
@@ -50,15 +52,18 @@ PARTS = (
     ("objective", replace(GOOD, model=ENCODER, objective=MaskedConfig())),
     ("objective", replace(GOOD, model=BOTH, objective=MixtureConfig((SpanConfig(),)))),
     ("objective", replace(GOOD, model=BOTH, objective=PrefixConfig())),
+    ("model.mla", replace(GOOD, model=replace(MODEL, mla=LatentConfig(8, 8, 4, 4, 4)))),
     *(
         ("model.rope_scaling", replace(GOOD, model=replace(MODEL, rope_scaling=scaling)))
         for scaling in (
             rope.LinearScaling(2.0),
             rope.Llama3Scaling(2.0, 32),
             rope.YarnScaling(2.0, 32),
+            rope.DynamicScaling(2.0, 32),
             LONG,
         )
     ),
+    ("model.moe", replace(GOOD, model=replace(MODEL, moe=MoEConfig(dense_layers=(0,))))),
     ("model.lora", replace(GOOD, model=replace(MODEL, lora=LoraConfig()))),
     *(
         ("tasks", replace(GOOD, model=model, tasks=(replace(task, train=TRAIN),)))
