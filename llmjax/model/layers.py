@@ -136,7 +136,10 @@ class Dense(nnx.Module):
     def weight(self) -> jax.Array:
         """The kernel with its adapter, gathered, in the compute dtype, for other products."""
         dtype = self.precision.dtype
-        kernel = products.gather(self.kernel.get_value(), self.axes, dtype)
+        stored = self.kernel.get_value()
+        if isinstance(stored, quantized_products.Kernel):
+            stored = stored.stored
+        kernel = products.gather(stored, self.axes, dtype)
         if self.lora is None:
             return kernel
         a = products.gather(self.lora_a[...], self.a_axes, dtype)

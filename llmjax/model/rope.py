@@ -257,7 +257,7 @@ def rotate(
         other = _angles(positions[..., None, None], short, far)
         angle = jnp.where(is_long[..., None, None], angle, other)
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
-    if mesh.platform() == "tpu" and x.dtype == jnp.bfloat16:
+    if mesh.platform() == "tpu" and x.dtype == jnp.bfloat16 and not interleaved:
         return turned_by_product(x, sin, cos)
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     if interleaved:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmjax.model.rope import rotate, turned_by_product
+from llmjax.parallel import mesh
 
 
 @pytest.mark.parametrize("width", [16, 24], ids=["whole", "partial"])
@@ -22,3 +23,15 @@ def test_a_product_rotates_as_sums_of_halves_do(width):
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(pull_back_product(dy)[0], pull_back(dy)[0])
     assert np.abs(np.asarray(expected - x, np.float32)[:, 1:]).max() > 0.1
+
+
+def test_neighbours_that_form_pairs_rotate_alike_on_tpus(monkeypatch):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 8)), jnp.bfloat16)
+    positions, frequencies = jnp.arange(3)[None], np.float32([1.0, 0.1])
+    turned = []
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(mesh, "platform", lambda platform=platform: platform)
+        turned.append(rotate(x, positions, frequencies, interleaved=True))
+        turned.append(rotate(x, positions, frequencies))
+    np.testing.assert_array_equal(turned[:2], turned[2:])
+    assert np.any(turned[0] != turned[1])
