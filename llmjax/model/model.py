@@ -85,6 +85,18 @@ class Model:
         """Returns the number of parameters."""
         return sum(prod(spec.shape.shape) for spec in param_specs(self.config, self.compute).specs)
 
+    def num_active_params(self) -> int:
+        """Returns the number of parameters that a token uses: of all experts, only its own."""
+        moe = self.config.moe
+        if moe is None:
+            return self.num_params()
+        sizes = (
+            (prod(spec.shape.shape), "experts" in spec.axes)
+            for spec in param_specs(self.config, self.compute).specs
+        )
+        chosen, experts = moe.experts_per_token, moe.num_experts
+        return sum(size * chosen // experts if each else size for size, each in sizes)
+
     def hidden_and_aux(
         self,
         params: Params,

@@ -19,7 +19,12 @@ from llmjax.step import make_train_step
 def model_and_optimizer(config: Config, vocabulary: int) -> tuple[Model, Optimizer]:
     """The model and the optimizer of a config whose tokenizer has a vocabulary of this size."""
     model = Model(resolve(config.model, vocabulary), config.compute)
-    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
+    optimizer = make_optimizer(
+        config.optimizer,
+        config.steps,
+        model.logical_axes(),
+        bias_update_rate=model.config.bias_update_rate,
+    )
     return model, skip_spikes(optimizer, config.spikes)
 
 
