@@ -132,6 +132,9 @@ class ModelConfig:
     """Whether a projection, the activation and a norm precede the logits (BERT)."""
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
+    multi_token: bool = False
+    """Whether a further layer predicts the token after next in training (DeepSeek-V3); its loss has
+    the weight loss.multi_token_weight. Neither inference nor an export uses it."""
     lora: LoraConfig | None = None
     """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 

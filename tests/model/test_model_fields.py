@@ -73,6 +73,7 @@ OTHER = {
     "logit_softcap": None,
     "lm_head_transform": True,
     "lora": LoraConfig(),
+    "multi_token": True,
     "pooler": True,
 }
 COMPUTE = ComputeConfig(dropout=0.1)
@@ -90,6 +91,7 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
 }
 COMPUTE_NEEDS = {
+    "multi_token": {"num_encoder_layers": 0},
     "attention_sinks": {"num_encoder_layers": 0},
     "offload": {"remat": "full"},
     "quantized_params": {"quantization": "int8"},
