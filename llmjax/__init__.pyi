@@ -61,6 +61,7 @@ from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
 from .model.lora import LoraConfig as LoraConfig
+from .model.moe_config import MoEConfig as MoEConfig
 from .model.rope import DynamicScaling as DynamicScaling
 from .model.rope import LinearScaling as LinearScaling
 from .model.rope import Llama3Scaling as Llama3Scaling

@@ -40,9 +40,19 @@ def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
     fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
     for name in ("bias", "transform"):
         fields[f"unembed_{name}"] = fields.pop(f"lm_head_{name}")
-    if not fields["layer_d_ff"]:
-        del fields["layer_d_ff"]
-    return fields
+    newer = {
+        "layer_d_ff": (),
+        "embed_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "shared_norm": False,
+        "rope_interleaved": False,
+        "mla": None,
+        "attention_sinks": False,
+        "activation_limit": None,
+        "up_offset": 0.0,
+        "moe": None,
+    }
+    return {k: v for k, v in fields.items() if k not in newer or v != newer[k]}
 
 
 def environment() -> dict[str, Any]:

@@ -4,14 +4,16 @@ Means are taken once, over the global batch, so every value here is a sum with i
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llmjax.parallel.mesh import out_sharding
+
+if TYPE_CHECKING:
+    from llmjax.model.aux_sums import Aux
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,15 @@ def likelihood_loss(
     return Loss(objective, weight, sums)
 
 
-def with_aux(loss: Loss, aux: Mapping[str, tuple[jax.Array, jax.Array]]) -> Loss:
-    """Adds the mean of each of the model's named sums to the loss, and reports it.
+def with_aux(loss: Loss, aux: "Aux") -> Loss:
+    """Adds the mean penalty of each of the model's named sums to the loss, and reports the sums.
 
     Args:
       loss: of the predictions.
-      aux: name -> sum and weight, float32 [], such as a router's.
+      aux: sums by name, such as a router's.
     """
-    for name, (total, weight) in aux.items():
-        mean = total / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+    for name, (total, weight, penalty) in aux.items():
+        mean = penalty / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
         objective = loss.objective + loss.weight * mean
         loss = Loss(objective, loss.weight, {**loss.sums, name: Sum(total, weight)})
     return loss

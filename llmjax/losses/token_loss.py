@@ -12,7 +12,7 @@ from llmjax.losses.scores import LogitConfig
 from llmjax.parallel.mesh import reshard
 
 if TYPE_CHECKING:
-    from llmjax.model.layers import Aux
+    from llmjax.model.aux_sums import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from llmjax.model.aux_sums import Aux
 from llmjax.model.cache import Cache
 from llmjax.model.compute import INPUT, ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent_attention import LatentAttention
 from llmjax.model.layer_types import LayerType
-from llmjax.model.layers import ActivationSharding, Aux, Norm, dropout
+from llmjax.model.layers import ActivationSharding, Norm, dropout
 from llmjax.model.mlp import MLP
+from llmjax.model.moe import MoE
 from llmjax.model.self_attention import Attention, BlockContext
 from llmjax.parallel import mesh
 
@@ -27,11 +29,11 @@ class Block(nnx.Module):
         compute: ComputeConfig,
         *,
         layers: int,
-        mlp_width: int,
+        layer_type: LayerType,
         cross: bool,
         rngs: nnx.Rngs,
     ):
-        """`layers` of the stack scale the initial weights."""
+        """`layers` of the stack scale the initial weights; `layer_type` says which parameters."""
         out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
         self.config, self.compute, self.cross = config, compute, cross
         attention = Attention if config.mla is None else LatentAttention
@@ -40,7 +42,12 @@ class Block(nnx.Module):
         if cross:
             self.cross_attention = Attention(config, compute, out_std=out_std, rngs=rngs)
             self.cross_attention_norm = Norm(config, d)
-        self.mlp = MLP(config, compute, width=mlp_width, out_std=out_std, rngs=rngs)
+        self.mlp: MLP | MoE
+        if layer_type.is_sparse:
+            assert config.moe is not None
+            self.mlp = MoE(config, config.moe, compute, out_std=out_std, rngs=rngs)
+        else:
+            self.mlp = MLP(config, compute, width=layer_type.mlp_width, out_std=out_std, rngs=rngs)
         if not config.shared_norm:
             self.mlp_norm = Norm(config, d)
         if config.norm_placement == "sandwich":
@@ -83,7 +90,12 @@ class Block(nnx.Module):
 
         def mlp(h: jax.Array) -> jax.Array:
             nonlocal aux
-            h, aux = self.mlp(h, sharding)
+            if isinstance(self.mlp, MoE):
+                segments = context.mask.query_segments
+                is_token = None if segments is None else segments > 0
+                h, aux = self.mlp(h, sharding, is_token, drops=cache is None)
+            else:
+                h, aux = self.mlp(h, sharding)
             return h
 
         inputs = x if self.config.parallel_residual else y

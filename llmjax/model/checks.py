@@ -8,6 +8,7 @@ from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig, choice_problems
 from llmjax.model.latent import latent_problems
 from llmjax.model.lora import lora_problems
+from llmjax.model.moe_config import moe_problems
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
 
 NOT_LATENT = (
@@ -52,6 +53,10 @@ def problems(config: ModelConfig) -> Iterator[str]:
     if config.multi_token:
         yield from _multi_token_conflicts(config)
     yield from _number_problems(config)
+    if config.moe is not None:
+        yield from (f"moe: {problem}" for problem in choice_problems(config.moe))
+        layers = max(config.num_encoder_layers, config.num_decoder_layers)
+        yield from moe_problems(config.moe, layers)
 
 
 def _layer_problems(config: ModelConfig) -> Iterator[str]:
@@ -163,7 +168,17 @@ def _number_problems(config: ModelConfig) -> Iterator[str]:
     ):
         if not 0 < getattr(config, name) < float("inf"):
             yield f"{name} must be positive and finite, not {getattr(config, name)}"
-    for name in ("attention_softcap", "logit_softcap", "attention_scale", "window_rope_theta"):
+    if not math.isfinite(config.up_offset):
+        yield f"up_offset must be finite, not {config.up_offset}"
+    if config.up_offset and not config.gated:
+        yield "up_offset has no meaning without gated"
+    for name in (
+        "activation_limit",
+        "attention_softcap",
+        "logit_softcap",
+        "attention_scale",
+        "window_rope_theta",
+    ):
         number = getattr(config, name)
         if number is not None and not 0 < number < float("inf"):
             yield f"{name} must be positive and finite or None, not {number}"
@@ -174,6 +189,8 @@ def _number_problems(config: ModelConfig) -> Iterator[str]:
         yield "norm_bias needs norm layernorm: RMSNorm has no bias"
     if config.lora is not None:
         yield from lora_problems(config.lora, _missing_projections(config))
+        if config.moe is not None and {"gate", "up", "down"} & set(config.lora.targets):
+            yield "lora.targets gate, up and down: experts have no adapters; target attention"
 
 
 def _missing_projections(config: ModelConfig) -> dict[str, str]:

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import RopeScaling, Unscaled
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
-QkNormOver = Literal["head", "projection"]
+QkNormOver = Literal["head", "projection", "heads"]
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,24 @@ class ModelConfig:
     """Biases of the query, key and value projections; in latent attention, of those down."""
     attention_out_bias: bool = False
     """Bias of the attention's output projection."""
+    activation_limit: float | None = None
+    """The MLP's nonlinearity gets values of at most this, and if gated, up ones from minus this to
+    this (gpt-oss: 7)."""
+    up_offset: float = 0.0
+    """Added to up where it multiplies the gate (gpt-oss: 1)."""
     mlp_bias: bool = False
     """Biases of the MLP."""
+    moe: MoEConfig | None = None
+    """A mixture of experts in place of the MLP of some or all layers; None: no experts."""
     lm_head_bias: bool = False
     """Bias of the logits."""
     qk_norm: bool = False
-    """RMSNorm of queries and keys (arXiv:2302.05442)."""
+    """Norm of queries and keys (arXiv:2302.05442)."""
+    qk_norm_kind: Norm = "rmsnorm"
+    """Of queries and keys."""
     qk_norm_over: QkNormOver = "head"
-    """Whether that normalizes each head or the whole projection (OLMo 2)."""
+    """What that normalizes: each head, with the same scales (head) or its own (heads, Command R+),
+    or the whole projection (projection, OLMo 2)."""
     attention_sinks: bool = False
     """Whether each head's softmax has a learned score besides those of keys, which takes a share of
     the sum but has no value (gpt-oss; arXiv:2309.17453)."""
@@ -133,8 +144,8 @@ class ModelConfig:
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
     multi_token: bool = False
-    """Whether a further layer predicts the token after next in training (DeepSeek-V3); its loss has
-    the weight loss.multi_token_weight. Neither inference nor an export uses it."""
+    """Whether a further, dense layer predicts the token after next in training (DeepSeek-V3); the
+    weight of its loss is loss.multi_token_weight. Neither inference nor an export uses it."""
     lora: LoraConfig | None = None
     """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 

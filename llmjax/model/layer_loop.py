@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from llmjax.model.aux_sums import Aux, add_aux
 from llmjax.model.layer_types import LayerType, group_of, layer_pattern
-from llmjax.model.layers import Aux, add_aux
 from llmjax.model.remat import Policy
 from llmjax.parallel import mesh
 

@@ -30,7 +30,9 @@ class LayerType(NamedTuple):
     attention_norm: bool
     """Whether there is a norm before the attention."""
     mlp_width: int
-    """Inner width of the MLP."""
+    """Inner width of the MLP; 0 if it is sparse."""
+    is_sparse: bool
+    """Whether a mixture of experts takes the place of the MLP."""
 
 
 class LayerPattern(NamedTuple):
@@ -43,12 +45,15 @@ class LayerPattern(NamedTuple):
 
 def layer_types(config: ModelConfig, layers: int) -> tuple[LayerType, ...]:
     """Returns the type of each layer of a stack, in order."""
+    sparse = set() if config.moe is None else set(range(layers)) - set(config.moe.dense_layers)
+    widths = config.layer_d_ff or (config.mlp_width,) * layers
     return tuple(
         LayerType(
             window=None if layer in config.global_layers else config.window,
             rotates=config.positions == "rotary" and layer not in config.unrotated_layers,
             attention_norm=config.first_norm or layer > 0,
-            mlp_width=config.layer_d_ff[layer] if config.layer_d_ff else config.mlp_width,
+            mlp_width=0 if layer in sparse else widths[layer],
+            is_sparse=layer in sparse,
         )
         for layer in range(layers)
     )
@@ -70,14 +75,15 @@ def layer_pattern(types: tuple[LayerType, ...]) -> LayerPattern:
 def layer_groups(types: Sequence[LayerType]) -> dict[str, tuple[int, ...]]:
     """Groups layers with equal parameter shapes: name -> layer numbers.
 
-    The name is "layers" if there is one group, else "layers_" and the MLP's width.
+    The name is "layers" if there is one group, else "layers_" and the MLP's width, or
+    "layers_sparse".
     """
-    widths = list(dict.fromkeys(layer.mlp_width for layer in types))
-    if len(widths) == 1:
+    names = ["sparse" if layer.is_sparse else str(layer.mlp_width) for layer in types]
+    if len(set(names)) == 1:
         return {"layers": tuple(range(len(types)))}
     return {
-        f"layers_{width}": tuple(i for i, layer in enumerate(types) if layer.mlp_width == width)
-        for width in widths
+        f"layers_{name}": tuple(i for i, other in enumerate(names) if other == name)
+        for name in dict.fromkeys(names)
     }
 
 

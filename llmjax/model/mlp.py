@@ -1,25 +1,15 @@
 """The MLP of a layer."""
 
-from collections.abc import Callable
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from llmjax.model.activations import nonlinearity
+from llmjax.model.aux_sums import Aux
 from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import Activation, ModelConfig
-from llmjax.model.layers import ActivationSharding, Aux, Dense, adapter
+from llmjax.model.config import ModelConfig
+from llmjax.model.layers import ActivationSharding, Dense, adapter
 from llmjax.model.lora import Target
 from llmjax.parallel.mesh import Axes
-
-ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "silu": jax.nn.silu,
-    "relu": jax.nn.relu,
-}
 
 
 class MLP(nnx.Module):
@@ -35,7 +25,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         d, f = config.d_model, width
-        self.gated, self.activation = config.gated, config.activation
+        self.gated, self.nonlinearity = config.gated, nonlinearity(config)
         bias, precision = config.mlp_bias, compute.precision
 
         def project(name: Target, shape: tuple[int, int], axes: Axes, std: float) -> Dense:
@@ -65,6 +55,4 @@ class MLP(nnx.Module):
 
     def _activate(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
         """Computes in float32; the backward pass recomputes from the two products."""
-        activation, wide = ACTIVATIONS[self.activation], up.astype(jnp.float32)
-        y = activation(wide) if gate is None else activation(gate.astype(jnp.float32)) * wide
-        return y.astype(up.dtype)
+        return self.nonlinearity.apply(up, gate).astype(up.dtype)

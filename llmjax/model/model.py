@@ -14,11 +14,12 @@ from llmjax.model import products
 from llmjax.model.attention import zigzag
 from llmjax.model.attention.context import sharding_of
 from llmjax.model.attention.mask import Mask
+from llmjax.model.aux_sums import Aux, add_aux
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import longest_short_text
-from llmjax.model.layers import DECODE, TRAIN, ActivationSharding, Aux, add_aux
+from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
 from llmjax.model.params import Params, ParamSpec, new_module, param_specs, unstacked_layers
 from llmjax.model.quantized import Weight, as_array
 from llmjax.model.rope import text_lengths

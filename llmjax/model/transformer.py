@@ -9,28 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from llmjax.model.activations import ACTIVATIONS
 from llmjax.model.attention.mask import Mask
 from llmjax.model.attention.relative import RelativeBias
+from llmjax.model.aux_sums import Aux, add_aux
 from llmjax.model.block import Block
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_loop import LayerLoop, split_layers
-from llmjax.model.layer_types import group_of, layer_groups, layer_types
+from llmjax.model.layer_types import LayerType, group_of, layer_groups, layer_types
 from llmjax.model.layers import (
     DECODE,
     ActivationSharding,
-    Aux,
     Dense,
     Norm,
     Table,
-    add_aux,
     constant,
     dropout,
     normal,
     sinusoids,
 )
-from llmjax.model.mlp import ACTIVATIONS
 from llmjax.model.remat import layer_policy
 from llmjax.model.self_attention import BlockContext
 from llmjax.parallel import mesh
@@ -125,19 +124,20 @@ class Stack(nnx.Module):
         if config.embed_norm:
             self.embed_norm = Norm(config, d)
 
-        def stacked(keys: jax.Array, width: int) -> Block:
+        def stacked(keys: jax.Array, layer_type: LayerType) -> Block:
             def block(key: jax.Array) -> Block:
                 rngs = nnx.Rngs(key)
-                sizes = {"layers": layers, "mlp_width": width}
-                return Block(config, compute, **sizes, cross=cross, rngs=rngs)
+                return Block(
+                    config, compute, layers=layers, layer_type=layer_type, cross=cross, rngs=rngs
+                )
 
             return nnx.vmap(block)(keys)
 
         keys = jax.random.split(rngs.params(), layers)
         self.groups = layer_groups(self.layer_types)
         for name, numbers in self.groups.items():
-            width = self.layer_types[numbers[0]].mlp_width
-            setattr(self, name, stacked(self._group_keys(keys, name), width))
+            layer_type = self.layer_types[numbers[0]]
+            setattr(self, name, stacked(self._group_keys(keys, name), layer_type))
         if config.norm_placement != "post":
             self.norm = Norm(config, d)
 

@@ -10,9 +10,9 @@ from shapes import BOTH, LLAMA, batch, make, source, tokens
 
 from llmjax.losses.token_loss import token_loss
 from llmjax.model import block
+from llmjax.model.aux_sums import AuxSum, add_aux, penalty
 from llmjax.model.checks import resolve
 from llmjax.model.layer_types import layer_groups, layer_pattern, layer_types
-from llmjax.model.layers import add_aux
 from llmjax.model.mlp import MLP
 from llmjax.model.model import Model
 from llmjax.model.params import unstack_layers
@@ -84,8 +84,8 @@ def test_widths_by_layer_decode_as_they_train():
 def test_adding_aux():
     x, y = jnp.float32(1), jnp.float32(2)
     assert add_aux({}, {}) == {}
-    total = add_aux({"router": (x, y)}, {"router": (y, y), "z_loss": (x, x)})
-    assert total == {"router": (3, 4), "z_loss": (1, 1)}
+    total = add_aux({"router": AuxSum(x, y, x)}, {"router": penalty(y, y, 2.0), "z": (x, x, y)})
+    assert total == {"router": (3, 4, 5), "z": (1, 1, 2)}
 
 
 class Counting(MLP):
@@ -93,7 +93,8 @@ class Counting(MLP):
 
     def __call__(self, x, sharding):
         y, _ = super().__call__(x, sharding)
-        return y, {"zeros": (jnp.square(y.astype(jnp.float32)).sum(), jnp.float32(y.size))}
+        squares = jnp.square(y.astype(jnp.float32)).sum()
+        return y, {"zeros": penalty(squares, jnp.float32(y.size), 1.0)}
 
 
 @pytest.mark.parametrize("layers", [3, 19], ids=["unrolled", "scanned"])
@@ -102,7 +103,7 @@ def test_sums_of_layers_reach_the_loss(layers, monkeypatch):
     config = replace(LLAMA, num_decoder_layers=layers, norm_epsilon=1e-6 * (1 + layers))
     model, params = make(config)
     states, aux = jax.jit(model.hidden_and_aux)(params, tokens())
-    total, weight = aux["zeros"]
+    total, weight, _ = aux["zeros"]
     assert weight == layers * states.size
     assert total > 0
     gradients = jax.grad(lambda p: model.hidden_and_aux(p, tokens()).aux["zeros"][0])(params)

@@ -16,6 +16,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 from llmjax.parallel.mesh import make_mesh
 
@@ -56,10 +57,14 @@ OTHER = {
     "mla": LatentConfig(8, None, 4, 2, 4),
     "qkv_bias": True,
     "attention_out_bias": True,
+    "activation_limit": 0.5,
+    "up_offset": 1.0,
     "mlp_bias": True,
+    "moe": MoEConfig(),
     "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
+    "qk_norm_kind": "layernorm",
     "attention_sinks": True,
     "attention_scale": 1.0,
     "window": 3,
@@ -107,6 +112,7 @@ NEEDS = {
     "relative_buckets": {"positions": "relative"},
     "relative_max_distance": {"positions": "relative"},
     "qk_norm_over": {"qk_norm": True},
+    "qk_norm_kind": {"qk_norm": True},
     "window_rope_theta": WINDOW,
     "global_layers": WINDOW,
     "parallel_residual": {"num_encoder_layers": 0},

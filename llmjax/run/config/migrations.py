@@ -141,13 +141,17 @@ def _speed(config: Plain) -> Plain:
         "xla_options": [],
     }
     model: Plain = {
+        "activation_limit": None,
         "attention_sinks": False,
         "embed_multiplier": 1.0,
         "mla": None,
         "multi_token": False,
+        "qk_norm_kind": "rmsnorm",
+        "moe": None,
         "residual_multiplier": 1.0,
         "rope_interleaved": False,
         "shared_norm": False,
+        "up_offset": 0.0,
     }
     optimizer: Plain = {"moment_dtype": "float32"}
     sources = [{"filters": [], **source} for source in config["data"]["sources"]]

@@ -19,6 +19,7 @@ from llmjax.model import rope
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
 from llmjax.model.lora import LoraConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig
@@ -62,6 +63,7 @@ PARTS = (
             LONG,
         )
     ),
+    ("model.moe", replace(GOOD, model=replace(MODEL, moe=MoEConfig(dense_layers=(0,))))),
     ("model.lora", replace(GOOD, model=replace(MODEL, lora=LoraConfig()))),
     *(
         ("tasks", replace(GOOD, model=model, tasks=(replace(task, train=TRAIN),)))
