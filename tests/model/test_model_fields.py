@@ -96,14 +96,13 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
 }
 COMPUTE_NEEDS = {
-    "multi_token": {"num_encoder_layers": 0},
-    "attention_sinks": {"num_encoder_layers": 0},
     "offload": {"remat": "full"},
     "quantized_params": {"quantization": "int8"},
     "quantized_gradients": {"quantization": "int8"},
 }
 WINDOW = {"window": 3}
 NEEDS = {
+    "multi_token": {"num_encoder_layers": 0},
     "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},
