@@ -16,7 +16,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
-QkNormOver = Literal["head", "projection"]
+QkNormOver = Literal["head", "projection", "heads"]
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,12 @@ class ModelConfig:
     lm_head_bias: bool = False
     """Bias of the logits."""
     qk_norm: bool = False
-    """RMSNorm of queries and keys (arXiv:2302.05442)."""
+    """Norm of queries and keys (arXiv:2302.05442)."""
+    qk_norm_kind: Norm = "rmsnorm"
+    """Of queries and keys."""
     qk_norm_over: QkNormOver = "head"
-    """Whether that normalizes each head or the whole projection (OLMo 2)."""
+    """What that normalizes: each head, with the same scales (head) or its own (heads, Command R+),
+    or the whole projection (projection, OLMo 2)."""
     attention_sinks: bool = False
     """Whether each head's softmax has a learned score besides those of keys, which takes a share of
     the sum but has no value (gpt-oss; arXiv:2309.17453)."""
@@ -140,6 +143,9 @@ class ModelConfig:
     """Whether a projection, the activation and a norm precede the logits (BERT)."""
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
+    multi_token: bool = False
+    """Whether a further, dense layer predicts the token after next in training (DeepSeek-V3); the
+    weight of its loss is loss.multi_token_weight. Neither inference nor an export uses it."""
     lora: LoraConfig | None = None
     """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 

@@ -38,6 +38,10 @@ def flops_per_token(
     weights = (layers + crossed) * projections + mlp
     if lm_head:
         weights += d * config.vocab_size + d * d * config.lm_head_transform
+    if config.multi_token:
+        weights += 2 * d * d + projections + config.mlp_width * d * (3 if config.gated else 2)
+        weights += d * config.vocab_size if lm_head else 0
+        keys += length if types[0].window is None else min(length, types[0].window)
     trained = 6.0 if config.lora is None else 4.0
     per_weight = trained if backward else 2.0
     width = config.head_width + config.value_width

@@ -161,7 +161,15 @@ class Norm(nnx.Module):
     The backward pass recomputes from the input instead of keeping float32 copies.
     """
 
-    def __init__(self, config: ModelConfig, *shape: int, kind: str | None = None):
+    def __init__(
+        self, config: ModelConfig, *shape: int, kind: str | None = None, over: int | None = None
+    ):
+        """Args:
+        shape: of the scale.
+        kind: None: the config's.
+        over: how many of the last axes are normalized together; None: all of `shape`.
+        """
+        self.over = tuple(range(-(over or len(shape)), 0))
         self.centered = (kind or config.norm) == "layernorm"
         self.epsilon, self.offset = config.norm_epsilon, float(config.norm_unit_offset)
         self.scale = constant(1.0 - self.offset, shape, (None,) * len(shape))
@@ -175,7 +183,7 @@ class Norm(nnx.Module):
         return jax.checkpoint(self._normalize, prevent_cse=False)(x, self.scale[...], bias)
 
     def _normalize(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
-        y, over = x.astype(jnp.float32), tuple(range(-scale.ndim, 0))
+        y, over = x.astype(jnp.float32), self.over
         scale = scale + self.offset if self.offset else scale
         if self.centered:
             y = y - y.mean(over, keepdims=True)

@@ -81,9 +81,13 @@ class Attention(nnx.Module):
         if config.attention_sinks:
             self.sinks = normal(rngs, (config.num_heads,), ("heads",), compute.init_std)
         if config.qk_norm:
-            over_heads = config.qk_norm_over == "projection"
-            self.query_norm = Norm(config, *[config.num_heads] * over_heads, k, kind="rmsnorm")
-            self.key_norm = Norm(config, *[config.kv_heads] * over_heads, k, kind="rmsnorm")
+            each = config.qk_norm_over == "head"
+            over = None if config.qk_norm_over == "projection" else 1
+            query, key = (
+                Norm(config, *[] if each else [n], k, kind=config.qk_norm_kind, over=over)
+                for n in (config.num_heads, config.kv_heads)
+            )
+            self.query_norm, self.key_norm = query, key
 
     def __call__(
         self,

@@ -33,6 +33,7 @@ GEMMA = {
     "attention.sliding_window": 4,
 }
 LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
+COHERE = {k: v for k, v in (SIZES | LAYER_NORM).items() if "rms" not in k} | {"logit_scale": 0.3}
 KEYS = {
     "llama": {**SIZES, **WIDE},
     "smollm3": {**SIZES, "block_count": 4},
@@ -52,6 +53,8 @@ KEYS = {
         "attention.scale": 0.25,
         "logit_scale": 4.0,
     },
+    "command-r": COHERE,
+    "cohere2": {**COHERE, "block_count": 4, "attention.sliding_window": 5},
     "starcoder2": {k: v for k, v in (SIZES | LAYER_NORM).items() if "rms" not in k},
     "olmo2": SIZES,
     "phi3": {**SIZES, "attention.sliding_window": 32, "rope.scaling.original_context_length": 64},
@@ -145,6 +148,8 @@ def model_of(architecture, tied=False, keys=None, extra=()):
     Empty.tensors |= {"token_embd.weight": StoredTensor((96, 32), 0, 0, 0)}
     if architecture in ("qwen2", "starcoder2"):
         Empty.tensors["blk.0.attn_q.bias"] = StoredTensor((32,), 0, 0, 0)
+    if architecture == "command-r":
+        Empty.tensors["blk.0.attn_q_norm.weight"] = StoredTensor((4, 8), 0, 0, 0)
     hf_config = config_of(Empty())
     family = FAMILIES[NAMES[architecture][0]]
 

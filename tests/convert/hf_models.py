@@ -160,6 +160,8 @@ CASES: dict[str, Case] = {
             "rope_parameters": {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 500.0},
         },
     ),
+    "cohere": _decoder("Cohere", use_qk_norm=True, attention_bias=True, logit_scale=0.3),
+    "cohere2": _decoder("Cohere2", sliding_window=7, sliding_window_pattern=2, logit_scale=0.3),
     "starcoder2": _decoder("Starcoder2", sliding_window=7),
     "gemma": _decoder("Gemma", head_dim=16, attention_bias=True),
     "gemma2": _decoder("Gemma2", head_dim=16, query_pre_attn_scalar=24, sliding_window=7),

@@ -31,7 +31,7 @@ not at all)."""
 
 
 def tied(architecture):
-    return architecture.startswith("gemma")
+    return architecture.startswith(("gemma", "co"))
 
 
 def read(path):
@@ -140,7 +140,7 @@ def test_refuses_what_it_does_not_know(tmp_path):
     with pytest.raises(UserError, match="ssm_a"):
         open_gguf(path)
     path = write(tmp_path / "m.gguf", "mamba", SIZES, {"token_embd.weight": np.ones((9, 32))})
-    with pytest.raises(UserError, match=r"mamba; supported are gemma, .*qwen3"):
+    with pytest.raises(UserError, match=r"mamba; supported are .*gemma, .*qwen3"):
         open_gguf(path)
 
 

@@ -158,7 +158,7 @@ def outputs_for_examples(model, pad, examples):
 
 
 # Families for which Transformers has no such class.
-HEADLESS = ("granite", "internlm3")
+HEADLESS = ("granite", "internlm3", "cohere", "cohere2")
 MISSING = {
     "classification": HEADLESS,
     "multilabel": HEADLESS,

@@ -154,6 +154,19 @@ PUBLISHED = {
         qkv_bias=False, rms_norm_eps=1e-05, rope_theta=50000000,
         rope_scaling={"factor": 6.0, "rope_type": "dynamic"}, tie_word_embeddings=False,
     ),
+    "Command R": decoder(
+        "cohere", attention_bias=False, hidden_act="silu", layer_norm_eps=1e-05, logit_scale=0.0625,
+        model_max_length=131072, num_key_value_heads=4, rope_theta=8000000.0, use_qk_norm=False,
+        pretraining_tp=1,
+    ),
+    "Command R7B": decoder(
+        "cohere2", _sliding_window_pattern=4, attention_bias=False, head_dim=16, hidden_act="silu",
+        layer_norm_eps=1e-05, layer_switch=4, logit_scale=0.25, num_key_value_heads=2,
+        order_of_interleaved_layers="local_attn_first", position_embedding_type="rope_gptj",
+        rope_scaling=None, rope_theta=50000, rotary_pct=1.0, sliding_window=4096,
+        sliding_window_pattern=4, use_embedding_sharing=True, use_gated_activation=True,
+        use_parallel_block=True, use_parallel_embedding=False,
+    ),
     "StarCoder 2": decoder(
         "starcoder2", embedding_dropout=0.1, hidden_act="gelu_pytorch_tanh", mlp_type="default",
         norm_epsilon=1e-05, norm_type="layer_norm", num_key_value_heads=2, residual_dropout=0.1,

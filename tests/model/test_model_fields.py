@@ -64,6 +64,7 @@ OTHER = {
     "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
+    "qk_norm_kind": "layernorm",
     "attention_sinks": True,
     "attention_scale": 1.0,
     "window": 3,
@@ -77,6 +78,7 @@ OTHER = {
     "logit_softcap": None,
     "lm_head_transform": True,
     "lora": LoraConfig(),
+    "multi_token": True,
     "pooler": True,
 }
 COMPUTE = ComputeConfig(dropout=0.1)
@@ -94,13 +96,13 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
 }
 COMPUTE_NEEDS = {
-    "attention_sinks": {"num_encoder_layers": 0},
     "offload": {"remat": "full"},
     "quantized_params": {"quantization": "int8"},
     "quantized_gradients": {"quantization": "int8"},
 }
 WINDOW = {"window": 3}
 NEEDS = {
+    "multi_token": {"num_encoder_layers": 0},
     "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},
@@ -109,6 +111,7 @@ NEEDS = {
     "relative_buckets": {"positions": "relative"},
     "relative_max_distance": {"positions": "relative"},
     "qk_norm_over": {"qk_norm": True},
+    "qk_norm_kind": {"qk_norm": True},
     "window_rope_theta": WINDOW,
     "global_layers": WINDOW,
     "parallel_residual": {"num_encoder_layers": 0},

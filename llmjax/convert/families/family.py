@@ -24,6 +24,7 @@ NO_EFFECT_UNLESS = {
     "relative_buckets": ("positions", "relative"),
     "relative_max_distance": ("positions", "relative"),
     "qk_norm_over": ("qk_norm", True),
+    "qk_norm_kind": ("qk_norm", True),
 }
 """Field of ModelConfig -> (other field, value): no effect unless the other has this value."""
 

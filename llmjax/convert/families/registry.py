@@ -22,6 +22,8 @@ _REGISTRY: Registry[Family] = Registry(
         "granite": "llmjax.convert.families.llama:GRANITE",
         "internlm3": "llmjax.convert.families.llama:INTERNLM3",
         "starcoder2": "llmjax.convert.families.gpt:STARCODER2",
+        "cohere": "llmjax.convert.families.cohere:COHERE",
+        "cohere2": "llmjax.convert.families.cohere:COHERE2",
         "gemma": "llmjax.convert.families.llama:GEMMA",
         "gemma2": "llmjax.convert.families.llama:GEMMA2",
         "gemma3_text": "llmjax.convert.families.llama:GEMMA3",

@@ -20,6 +20,8 @@ NAMES = {
     "gemma2": ("gemma2", "Gemma2ForCausalLM"),
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
+    "command-r": ("cohere", "CohereForCausalLM"),
+    "cohere2": ("cohere2", "Cohere2ForCausalLM"),
     "granite": ("granite", "GraniteForCausalLM"),
     "phi3": ("phi3", "Phi3ForCausalLM"),
     "starcoder2": ("starcoder2", "Starcoder2ForCausalLM"),
@@ -65,6 +67,8 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "gpt2": _gpt2,
         "gptneox": _gpt_neox,
         "starcoder2": _starcoder2,
+        "command-r": _cohere,
+        "cohere2": _cohere,
     }
     config |= specific.get(metadata.architecture, _llama_like)(metadata)
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
@@ -116,11 +120,12 @@ def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _starcoder2(metadata: Metadata) -> dict[str, Any]:
+def _layer_norm_decoder(metadata: Metadata) -> dict[str, Any]:
+    """The fields that decoders with LayerNorm and rotated heads share."""
     width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
     head = metadata.head_width(width, heads)
     if metadata.integer("rope.dimension_count", head) != head:
-        metadata.fail("does not rotate all dimensions of a head, which starcoder2 does")
+        metadata.fail(f"rotates a part of a head, which {metadata.architecture} cannot")
     config: dict[str, Any] = {
         "max_position_embeddings": metadata.integer("context_length"),
         "hidden_size": width,
@@ -128,13 +133,33 @@ def _starcoder2(metadata: Metadata) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
         "intermediate_size": metadata.integer("feed_forward_length"),
-        "norm_epsilon": metadata.number("attention.layer_norm_epsilon"),
         "rope_theta": metadata.number("rope.freq_base", 10000.0),
+    }
+    return config | {"rope_scaling": read_rope_scaling(metadata, config, head)}
+
+
+def _starcoder2(metadata: Metadata) -> dict[str, Any]:
+    return _layer_norm_decoder(metadata) | {
+        "norm_epsilon": metadata.number("attention.layer_norm_epsilon"),
         "hidden_act": "gelu_pytorch_tanh",
         "use_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
         "sliding_window": metadata.get("attention.sliding_window"),
     }
-    return config | {"rope_scaling": read_rope_scaling(metadata, config, head)}
+
+
+def _cohere(metadata: Metadata) -> dict[str, Any]:
+    for key in ("attention.key_length", "attention.value_length"):
+        metadata.get(key)  # as wide as the model over its heads
+    config = _layer_norm_decoder(metadata) | {
+        "layer_norm_eps": metadata.number("attention.layer_norm_epsilon"),
+        "hidden_act": "silu",
+        "logit_scale": metadata.number("logit_scale"),
+        "attention_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
+    }
+    if metadata.architecture == "cohere2":
+        window = metadata.integer("attention.sliding_window")
+        return config | {"sliding_window": window, "sliding_window_pattern": 4}
+    return config | {"use_qk_norm": "blk.0.attn_q_norm.weight" in metadata.file.tensors}
 
 
 def _llama_like(metadata: Metadata) -> dict[str, Any]:

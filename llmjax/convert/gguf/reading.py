@@ -94,6 +94,7 @@ _QK_NORMS = {
     "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
     "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",
 }
+_ONE_NORM = {"blk.{}.attn_norm": "model.layers.{}.input_layernorm"}
 _SANDWICH = {
     "blk.{}.attn_norm": "model.layers.{}.input_layernorm",
     "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
@@ -165,6 +166,8 @@ TABLES: dict[str, dict[str, TensorRule]] = {
     "gemma": _gemma(_NORMS),
     "gemma2": _gemma(_SANDWICH),
     "gemma3": _gemma(_SANDWICH | _QK_NORMS),
+    "command-r": _rules(_ENDS | _ATTENTION | _MLP | _QK_NORMS | _ONE_NORM),
+    "cohere2": _rules(_ENDS | _ATTENTION | _MLP | _ONE_NORM),
     "granite": _llama(),
     "starcoder2": _rules(_ENDS | _ATTENTION | _STARCODER2 | _NORMS),
     "olmo2": _rules(_ENDS | _ATTENTION | _MLP | _QK_NORMS | _OUTPUT_NORMS),

@@ -43,7 +43,11 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> ja
 
     def loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
         key = key if config.compute.dropout else None
-        return token_loss(model, params, batch, dropout_key=key, z_loss=config.loss.z_loss)
+        weights = {
+            "z_loss": config.loss.z_loss,
+            "multi_token_weight": config.loss.multi_token_weight,
+        }
+        return token_loss(model, params, batch, dropout_key=key, **weights)
 
     step = make_train_step(
         loss,
