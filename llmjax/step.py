@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from llmjax.data.batch import Batch
 from llmjax.losses.loss import Loss, Sum
@@ -82,7 +81,7 @@ def make_train_step(
         total, gradients = _accumulate(full_loss, state.params, batch, key, accumulate)
         weight = jnp.where(total.weight > 0, total.weight, 1.0)
         gradients = optimizer.masked(gradients)
-        objective, norm = total.objective / weight, optax.global_norm(gradients) / weight
+        objective, norm = total.objective / weight, optimizer.gradient_norm(gradients) / weight
         factor = 1.0 if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)
         gradients = jax.tree.map(lambda g: g * (factor / weight), gradients)
         admitted, opt_state = optimizer.admit(state.opt_state, objective, norm)

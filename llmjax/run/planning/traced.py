@@ -64,7 +64,10 @@ def kept_bytes(row: Row) -> float:
     model = row.model
 
     def backward(params: Any, batch: Any) -> Any:
-        return jax.vjp(lambda params: token_loss(model, params, batch).objective, params)[1]
+        return jax.vjp(
+            lambda params: token_loss(model, params, batch, multi_token_weight=1.0).objective,
+            params,
+        )[1]
 
     with jax.sharding.use_abstract_mesh(row.mesh):
         params = sharded_params(row.config, row.compute, row.mesh)
@@ -96,7 +99,7 @@ def product_flops(row: Row) -> Flops:
     model = row.model
 
     def loss(params: Any, batch: Any) -> jax.Array:
-        return token_loss(model, params, batch).objective
+        return token_loss(model, params, batch, multi_token_weight=1.0).objective
 
     with jax.sharding.use_abstract_mesh(row.mesh):
         params = sharded_params(row.config, row.compute, row.mesh)
