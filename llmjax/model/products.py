@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from llmjax.model.compute import Precision
 from llmjax.model.quantized import Quantized, Weight
+from llmjax.model.row_products import group_size, row_product
 from llmjax.parallel import exchanges, mesh
 from llmjax.parallel.mesh import Axes
 
@@ -121,37 +122,38 @@ def _dense(
     x: jax.Array, kernel: Weight, bias: jax.Array | None, axes: Axes, out: Axes, how: Product
 ) -> jax.Array:
     inner, _ = how.dimensions(kernel, x.ndim - 2)
-    is_token = x.shape[1] == 1 and out[1] is None
-    if isinstance(kernel, Quantized) and is_token and _stays_narrow(kernel, axes):
-        y = kernel.product(x[:, 0], inner)[:, None]
-        return (y if bias is None else y + bias).astype(how.result)
-    weight = gather(kernel, axes, how.precision.dtype)
-    sums = reduced(how.precision, *(gathered(axes)[i] for i in inner))
-    if is_token:
-        y = _token_product(x[:, 0], weight, inner, (out[0], *out[2:]), sums)[:, None]
+    if x.shape[1] == 1 and out[1] is None:
+        y = _token_product(x[:, 0], kernel, inner, axes, (out[0], *out[2:]), how)[:, None]
     else:
+        weight, sums = _gathered(kernel, inner, axes, how.precision)
         y = dot(x, weight, (tuple(range(2, x.ndim)), inner), mesh.out_sharding(*out), sums)
     return (y if bias is None else y + bias).astype(how.result)
 
 
-def _stays_narrow(kernel: Quantized, axes: Axes) -> bool:
-    """Whether the integers themselves are multiplied: on a CPU, faster than widening them."""
-    return mesh.platform() == "cpu" and not mesh.is_split(*axes) and not kernel.is_packed
-
-
 def _token_product(
-    x: jax.Array, weight: jax.Array, inner: tuple[int, ...], out: Axes, result: str
+    x: jax.Array, kernel: Weight, inner: tuple[int, ...], axes: Axes, out: Axes, how: Product
 ) -> jax.Array:
     """The product for one token of each row, [B, *inner] -> [B, *outer] with logical axes `out`.
 
     Without the dimension of tokens, XLA's CPU compiler reads transposed weights as they are.
     """
-    # A CPU takes eight times as long for one bfloat16 row as for two.
-    single = x.shape[0] == 1 and x.dtype == jnp.bfloat16 and mesh.platform() == "cpu"
-    rows = jnp.broadcast_to(x, (2, *x.shape[1:])) if single else x
-    contract = (tuple(range(1, x.ndim)), inner)
-    y = dot(rows, weight, contract, mesh.out_sharding(*out), result)
-    return y[:1] if single else y
+    on_one_cpu = mesh.platform() == "cpu" and not mesh.is_split(*axes)
+    single = on_one_cpu and x.shape[0] == 1
+    group = group_size(math.prod(x.shape[1:])) if single else None
+    if isinstance(kernel, Quantized) and on_one_cpu and not kernel.is_packed:
+        return kernel.product(x, inner, group)
+    weight, sums = _gathered(kernel, inner, axes, how.precision)
+    if group is not None:
+        return row_product(x[0], weight, inner, group)[None]
+    return dot(x, weight, (tuple(range(1, x.ndim)), inner), mesh.out_sharding(*out), sums)
+
+
+def _gathered(
+    kernel: Weight, inner: tuple[int, ...], axes: Axes, precision: Precision
+) -> tuple[jax.Array, str]:
+    """A gathered kernel, and the dtype in which sums over devices are added."""
+    sums = reduced(precision, *(gathered(axes)[i] for i in inner))
+    return gather(kernel, axes, precision.dtype), sums
 
 
 def _dense_forward(

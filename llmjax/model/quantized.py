@@ -15,6 +15,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from llmjax.model.row_products import row_product
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -23,8 +24,8 @@ Weights = Literal["int8", "int4"]
 GROUP = 16
 """Weights that share a scale in int4."""
 
-PARTS = 3
-"""8-bit integers that stand for an activation in products of integers."""
+PARTS = {"bfloat16": 2, "float32": 3}
+"""8-bit integers that stand for an activation of a dtype in products of integers."""
 
 CANDIDATES = tuple(sign * (5.5 + 0.25 * step) for step in range(15) for sign in (-1, 1))
 """Values of the 4-bit grid that the largest weight of a group is tried at."""
@@ -79,32 +80,43 @@ class Quantized:
         run = mesh.per_device(local, (axes, self._scale_axes(axes)), (axes,))
         return run(self.values, self.scale)[0]
 
-    def product(self, x: jax.Array, inner: tuple[int, ...]) -> jax.Array:
-        """The product with rows, by 8-bit products alone; for int8 on one device.
-
-        Each row is a scale times three integers of 8 bits, of which each is the rounding error of
-        those before in units of 1/254. Together they have 22 bits, nearly float32's 24.
+    def product(self, x: jax.Array, inner: tuple[int, ...], group: int | None) -> jax.Array:
+        """The product with rows; for int8 on one CPU device.
 
         Args:
           x: [B, *inner], of any float dtype.
           inner: the dimensions of this array that are summed over.
+          group: to multiply a single row, see `row_product`; None: products of integers alone.
 
         Returns:
           [B, *outer], float32.
         """
-        x, over = x.astype(jnp.float32), tuple(range(1, x.ndim))
+        if group is None:
+            y = self._integer_product(x, inner)
+        else:
+            y = row_product(x[0], self.values, inner, group)[None]
+        return y * self.scale.squeeze(inner)
+
+    def _integer_product(self, x: jax.Array, inner: tuple[int, ...]) -> jax.Array:
+        """`product` before scales, with each row as a scale times integers of 8 bits.
+
+        Each is the rounding error of those before in units of 1/254. Three together have 22 bits,
+        nearly float32's 24, and two have 15, nearly twice bfloat16's 8.
+        """
+        count, over = PARTS[x.dtype.name], tuple(range(1, x.ndim))
+        x = x.astype(jnp.float32)
         unit = _nonzero(jnp.abs(x).max(over, keepdims=True)) / 127
         rest, parts = x / unit, []
-        for _ in range(PARTS):
+        for _ in range(count):
             parts.append(jnp.round(rest))
             rest = (rest - parts[-1]) * 254
         rows = jnp.concatenate(parts).astype(jnp.int8)
         dimensions = ((over, inner), ((), ()))
         sums = jax.lax.dot_general(rows, self.values, dimensions, preferred_element_type=jnp.int32)
-        y, *larger = reversed(jnp.split(sums.astype(jnp.float32), PARTS))
+        y, *larger = reversed(jnp.split(sums.astype(jnp.float32), count))
         for part in larger:
             y = part + y / 254
-        return unit.reshape(-1, *[1] * (y.ndim - 1)) * y * self.scale.squeeze(inner)
+        return unit.reshape(-1, *[1] * (y.ndim - 1)) * y
 
     def _scale_axes(self, axes: Axes) -> Axes:
         sizes = zip(self.scale.shape, axes, strict=True)

@@ -117,6 +117,7 @@ def test_decoding_reads_narrow_weights(config):
     np.testing.assert_allclose(logits(narrow), logits(wide), 1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", 21), ("bfloat16", 14)])
 @pytest.mark.parametrize(
     ("shape", "inner", "formula"),
     [
@@ -125,15 +126,15 @@ def test_decoding_reads_narrow_weights(config):
         ((40, 48), (1,), "bi,vi->bv"),  # a table of tokens
     ],
 )
-def test_products_by_integers_are_those_by_widened_weights(shape, inner, formula):
+def test_products_by_integers_are_those_by_widened_weights(shape, inner, formula, dtype, bits):
     key, axes = jax.random.key(0), (None,) * len(shape)
     weight = jax.random.normal(key, shape)
     narrow = quantize(weight, axes, tuple(i - len(shape) for i in inner), "int8")
     x = jax.random.normal(key, (3, *(shape[i] for i in inner))).at[2].multiply(1e4)
-    x = x.at[1].set(0.0)
+    x = x.at[1].set(0.0).astype(dtype)
     wide = np.float64(narrow.values) * np.float64(narrow.scale)
     expected = np.einsum(formula, np.float64(x), wide)
     bound = np.einsum(formula, np.ones_like(x, np.float64), np.abs(wide))  # of the rows' errors
-    largest = np.abs(x).reshape(3, -1).max(1).reshape(3, *[1] * (expected.ndim - 1))
-    error = np.abs(narrow.product(x, inner) - expected)
-    assert np.all(error <= 2.0**-21 * largest * bound + 1e-30)
+    largest = np.abs(np.float64(x)).reshape(3, -1).max(1).reshape(3, *[1] * (expected.ndim - 1))
+    error = np.abs(narrow.product(x, inner, None) - expected)
+    assert np.all(error <= 2.0**-bits * largest * bound + 1e-30)
