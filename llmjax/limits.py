@@ -94,6 +94,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "weight_decay": (SMALLEST_NUMBER, 1e6),
     "update_rms": (SMALLEST_NUMBER, 1e6),
     "decay_rate": (SMALLEST_NUMBER, 100.0),
+    "multi_token_weight": (SMALLEST_NUMBER, 1e6),
     "z_loss": (SMALLEST_NUMBER, 1e6),
     "temperature": (SMALLEST_NUMBER, 1e6),
     "repetition_penalty": (1e-9, 1e9),

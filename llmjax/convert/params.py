@@ -17,6 +17,8 @@ from llmjax.run.folder import Run
 from llmjax.run.parameters import read_parameters, resolve_step, stored_parameters
 
 log = logging.getLogger(__name__)
+MULTI_TOKEN = "multi_token"
+"""Key of the parameters that predict tokens after next, in training only."""
 HEADS = "heads"
 """Key of the task heads' parameters, beside the model's."""
 
@@ -51,9 +53,13 @@ def merged_params(
 ) -> Params:
     """As `stored_params`, with adapters merged: parameters of `without_adapters(shape)`, and heads.
 
+    What predicts tokens after next is left out, with a warning.
+
     `dtype` is the dtype that they will be written in; None for the stored dtype.
     """
     params = stored_params(run, shape, step)
+    if params.pop(MULTI_TOKEN, None) is not None:
+        log.warning("%s: the module for tokens after next is not exported", run.folder)
     return params if shape.lora is None else merge(params, shape.lora, wide=dtype is not None)
 
 
@@ -68,8 +74,8 @@ def model_params(
 
 
 def without_adapters(shape: ModelConfig) -> ModelConfig:
-    """The architecture after merging adapters."""
-    return replace(shape, lora=None)
+    """The architecture after merging adapters, and without what only training uses."""
+    return replace(shape, lora=None, multi_token=False)
 
 
 def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:

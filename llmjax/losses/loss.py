@@ -24,6 +24,9 @@ class LossConfig:
     """Weight of log(sum of exp(logits))^2, which keeps logits small (PaLM uses 1e-4)."""
     label_smoothing: float = 0.0
     """Fraction of the target's probability spread evenly over the vocabulary."""
+    multi_token_weight: float = 0.3
+    """Weight of the loss of tokens after next, in models with model.multi_token (DeepSeek-V3: 0.3,
+    at last 0.1)."""
 
 
 class Sum(NamedTuple):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from llmjax.model.params import Params
 
 Batch = Mapping[str, jax.Array]
+MULTI_TOKEN = 1
+"""Folded into the dropout key of the multi-token module."""
 
 
 def token_loss(
@@ -27,8 +29,10 @@ def token_loss(
     dropout_key: jax.Array | None = None,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
+    multi_token_weight: float = 0.0,
 ) -> Loss:
-    """Weighted cross-entropy of the targets, with the sums "loss" (nats) and "accuracy".
+    """Weighted cross-entropy of the targets, with the sums "loss" (nats) and "accuracy"; and
+    "multi_token_loss", of tokens after next, where it has a weight and the model a module for it.
 
     Args:
       model: the model.
@@ -39,11 +43,49 @@ def token_loss(
       dropout_key: for dropout; None: none.
       z_loss: see `LossConfig`.
       label_smoothing: see `LossConfig`.
+      multi_token_weight: see `LossConfig`.
     """
-    inputs, aux = _inputs(model, params, batch, dropout_key)
+    states, aux = _hidden(model, params, batch, dropout_key)
+    inputs = _loss_inputs(model, params, states, batch["targets"])
     logits = _logit_config(model, z_loss, label_smoothing)
     objective, nll, weight, correct = cross_entropy(inputs, batch["weights"], logits)
-    return with_aux(likelihood_loss(objective, nll, weight, correct), aux)
+    loss = with_aux(likelihood_loss(objective, nll, weight, correct), aux)
+    if not model.config.multi_token or multi_token_weight == 0.0:
+        return loss
+    further, aux = _after_next(model, params, states, batch, dropout_key, logits)
+    further = with_aux(further, aux)
+    sums = {f"multi_token_{name}": total for name, total in further.sums.items()}
+    # Both are sums that are divided by the number of targets (equation 24).
+    total = loss.objective + multi_token_weight * further.objective
+    return Loss(total, loss.weight, loss.sums | sums)
+
+
+def _after_next(
+    model: "Model",
+    params: "Params",
+    states: jax.Array,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+    logits: LogitConfig,
+) -> "tuple[Loss, Aux]":
+    """The loss of each token's target of the next token, where that is of the same document."""
+    key = None if dropout_key is None else jax.random.fold_in(dropout_key, MULTI_TOKEN)
+    rest = {name: batch[name] for name in ("positions", "segments") if name in batch}
+    further, aux = model.multi_token_hidden(
+        params, states, batch["targets"], **rest, dropout_key=key
+    )
+    targets, weights = (_following(batch[name]) for name in ("targets", "weights"))
+    if "segments" in batch:
+        weights = weights * (_following(batch["segments"]) == batch["segments"])
+    inputs = _loss_inputs(model, params, further, targets)
+    objective, nll, weight, correct = cross_entropy(inputs, weights, logits)
+    return likelihood_loss(objective, nll, weight, correct), aux
+
+
+def _following(x: jax.Array) -> jax.Array:
+    """What the next token has of [B, L]; zero for a row's last one."""
+    whole = reshard(x, "batch", None)
+    return reshard(jnp.pad(whole[:, 1:], ((0, 0), (0, 1))), "batch", "length")
 
 
 def token_nll(
@@ -79,12 +121,24 @@ def _inputs(
     model: "Model", params: "Params", batch: Batch, dropout_key: jax.Array | None
 ) -> tuple[LossInputs, "Aux"]:
     """Runs the model: inputs of the loss, and the sums that layers add to it."""
+    states, aux = _hidden(model, params, batch, dropout_key)
+    return _loss_inputs(model, params, states, batch["targets"]), aux
+
+
+def _hidden(
+    model: "Model", params: "Params", batch: Batch, dropout_key: jax.Array | None
+) -> "tuple[jax.Array, Aux]":
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     rest = {name: batch[name] for name in names if name in batch}
     hidden, aux = model.hidden_and_aux(params, batch["inputs"], **rest, dropout_key=dropout_key)
+    return hidden, aux
+
+
+def _loss_inputs(
+    model: "Model", params: "Params", states: jax.Array, targets: jax.Array
+) -> LossInputs:
     rows, bias = model.lm_head(params)
-    hidden = model.lm_head_input(params, hidden)
-    return LossInputs(hidden, rows, bias, batch["targets"]), aux
+    return LossInputs(model.lm_head_input(params, states), rows, bias, targets)
 
 
 def _logit_config(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> LogitConfig:

@@ -50,6 +50,8 @@ def problems(config: ModelConfig) -> Iterator[str]:
             yield f"{name} must be positive or None, not {size}"
     yield from _layer_problems(config)
     yield from _head_problems(config)
+    if config.multi_token:
+        yield from _multi_token_conflicts(config)
     yield from _number_problems(config)
     if config.moe is not None:
         yield from (f"moe: {problem}" for problem in choice_problems(config.moe))
@@ -99,6 +101,15 @@ def _head_problems(config: ModelConfig) -> Iterator[str]:
         yield from _rotary_problems(config)
     if config.positions == "sinusoidal" and config.d_model % 2:
         yield f"sinusoidal positions need an even d_model, not {config.d_model}"
+
+
+def _multi_token_conflicts(config: ModelConfig) -> Iterator[str]:
+    if config.num_encoder_layers or not config.num_decoder_layers:
+        yield "multi_token needs a decoder alone"
+    if config.positions in ("learned", "relative") or config.norm_placement == "post":
+        yield "multi_token needs positions rotary, sinusoidal or none, and a final norm"
+    if config.token_types or config.embed_norm:
+        yield "multi_token and token_types or embed_norm exclude each other"
 
 
 def _latent_conflicts(config: ModelConfig) -> Iterator[str]:

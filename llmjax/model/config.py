@@ -143,6 +143,9 @@ class ModelConfig:
     """Whether a projection, the activation and a norm precede the logits (BERT)."""
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
+    multi_token: bool = False
+    """Whether a further, dense layer predicts the token after next in training (DeepSeek-V3); the
+    weight of its loss is loss.multi_token_weight. Neither inference nor an export uses it."""
     lora: LoraConfig | None = None
     """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 
@@ -188,6 +191,16 @@ class ModelConfig:
         if self.mla is not None:
             return self.mla.rope_head_dim
         return int(self.head_width * self.rotary_fraction)
+
+    @property
+    def expert_width(self) -> int:
+        """Inner width of an expert; 0 without experts."""
+        return 0 if self.moe is None else self.moe.expert_width or self.mlp_width
+
+    @property
+    def bias_update_rate(self) -> float:
+        """How much a step changes the selection biases of experts."""
+        return 0.0 if self.moe is None else self.moe.bias_update_rate
 
     @property
     def is_encoder_decoder(self) -> bool:

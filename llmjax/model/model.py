@@ -1,5 +1,6 @@
 """The model as pure functions of a nested dict of arrays; Flax is used only inside."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import longest_short_text
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
-from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
+from llmjax.model.params import Params, ParamSpec, new_module, param_specs, unstacked_layers
+from llmjax.model.projections import quantized_once
 from llmjax.model.quantized import Weight, as_array
 from llmjax.model.rope import text_lengths
 from llmjax.model.self_attention import BlockContext
@@ -58,7 +60,7 @@ class Model:
           UserError: names all parameters that do not divide over the mesh.
         """
         param_specs(self.config, self.compute).check_mesh()
-        state = nnx.state(Transformer(self.config, self.compute, rngs=nnx.Rngs(key)), nnx.Param)
+        state = nnx.state(new_module(self.config, self.compute, nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
     def abstract_params(self) -> Params:
@@ -84,6 +86,34 @@ class Model:
     def num_params(self) -> int:
         """Returns the number of parameters."""
         return sum(prod(spec.shape.shape) for spec in param_specs(self.config, self.compute).specs)
+
+    def quantized_once(self, params: Params) -> Callable[[Params], Params]:
+        """Quantizes the kernels whose products are quantized in training, for many calls.
+
+        Args:
+          params: as from `init`, with or without heads.
+
+        Returns:
+          A function of the same parameters, which gives each kernel its quantized values, so that
+          calls do not compute them again. Gradients remain those of the parameters.
+        """
+        if self.compute.quantized is None:
+            return lambda params: params
+        specs = param_specs(self.config, self.compute).specs
+        kernels = {spec.path: (spec.axes, spec.inner or ()) for spec in specs if spec.quantized}
+        return quantized_once(params, kernels, self.compute.quantized.dtype)
+
+    def num_active_params(self) -> int:
+        """Returns the number of parameters that a token uses: of all experts, only its own."""
+        moe = self.config.moe
+        if moe is None:
+            return self.num_params()
+        sizes = (
+            (prod(spec.shape.shape), "experts" in spec.axes)
+            for spec in param_specs(self.config, self.compute).specs
+        )
+        chosen, experts = moe.experts_per_token, moe.num_experts
+        return sum(size * chosen // experts if each else size for size, each in sizes)
 
     def hidden_and_aux(
         self,
@@ -132,6 +162,41 @@ class Model:
         if context.sharding.zigzag:
             x = mesh.reshard(zigzag.leave(x), *TRAIN.stream())
         return Hidden(x, add_aux(encoder_aux, aux))
+
+    def multi_token_hidden(
+        self,
+        params: Params,
+        states: jax.Array,
+        next_tokens: jax.Array,
+        *,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> Hidden:
+        """Returns the states from which the token after next is predicted, [B, L, D], and sums.
+
+        Args:
+          params: as from `init`.
+          states: [B, L, D], of `hidden_and_aux`.
+          next_tokens: [B, L] int32, which follow the tokens of these states.
+          positions: as of `hidden_and_aux`.
+          segments: as of `hidden_and_aux`.
+          dropout_key: for dropout; None: none.
+
+        Raises:
+          UserError: the model has no module for it.
+        """
+        if not self.config.multi_token:
+            raise UserError("multi_token_hidden", "this model has no module for it")
+        tokens, context = self._context("tokens", next_tokens, positions, segments, causal=True)
+        module, zigzagged = self._module(params), context.sharding.zigzag
+        if zigzagged:
+            states = mesh.reshard(zigzag.enter(states), *context.sharding.stream())
+        embedded = module.embed(tokens, context.sharding)
+        x, aux = module.multi_token(states, embedded, context, dropout_key)
+        if zigzagged:
+            x = mesh.reshard(zigzag.leave(x), *TRAIN.stream())
+        return Hidden(x, aux)
 
     def hidden(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
         """Returns the states of `hidden_and_aux`: [B, L, D] in the compute dtype."""

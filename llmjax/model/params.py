@@ -12,6 +12,7 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_loop import split_layers
 from llmjax.model.layer_types import is_group
+from llmjax.model.multi_token import MultiTokenModule
 from llmjax.model.projections import quantize_products
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
@@ -63,6 +64,14 @@ class ParamSpecs(NamedTuple):
             raise UserError("model on this mesh", "; ".join(problems), fix)
 
 
+def new_module(config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs) -> Transformer:
+    """The module of a config, with what only training uses."""
+    module = Transformer(config, compute, rngs=rngs)
+    if config.multi_token:
+        module.multi_token = MultiTokenModule(config, compute, rngs=rngs)
+    return module
+
+
 @cache
 def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
     """Returns the parameter specs of a resolved config; they do not depend on the mesh.
@@ -71,7 +80,7 @@ def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
       UserError: a pattern of `compute.quantized_params` matches no projection.
     """
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        module = nnx.eval_shape(lambda: Transformer(config, compute, rngs=nnx.Rngs(0)))
+        module = nnx.eval_shape(lambda: new_module(config, compute, nnx.Rngs(0)))
     quantized = quantize_products(module, compute)
     graph, state = nnx.split(module, nnx.Param)
 

@@ -58,6 +58,9 @@ class Transformer(nnx.Module):
         if config.lm_head_bias:
             self.unembedding_bias = constant(0.0, (vocab,), ("vocab",))
 
+    multi_token: Any
+    """A `MultiTokenModule` where the config has one; only training uses it."""
+
     def embed(self, tokens: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L] int32 -> [B, L, D] in the compute dtype."""
         x, config = self.embedding(tokens, sharding), self.config

@@ -81,6 +81,7 @@ class Pretraining:
     @property
     def losses(self) -> tuple[LossFunction, ...]:
         config, has_dropout = self.config.loss, self.model.compute.dropout > 0
+        causal = self.config.objective.is_causal
         unused = self.model.config.vocab_size - self.tokenizer.vocab_size
         token_bytes = np.pad(self.tokenizer.token_bytes().astype(np.int32), (0, unused))
 
@@ -92,8 +93,9 @@ class Pretraining:
                 dropout_key=key if has_dropout else None,
                 z_loss=config.z_loss,
                 label_smoothing=config.label_smoothing,
+                multi_token_weight=config.multi_token_weight if causal else 0.0,
             )
-            if not self.config.objective.is_causal:
+            if not causal:
                 return loss
             return with_bits_per_byte(
                 loss, batch["targets"], batch["weights"], jnp.asarray(token_bytes)

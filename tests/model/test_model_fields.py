@@ -78,6 +78,7 @@ OTHER = {
     "logit_softcap": None,
     "lm_head_transform": True,
     "lora": LoraConfig(),
+    "multi_token": True,
     "pooler": True,
 }
 COMPUTE = ComputeConfig(dropout=0.1)
@@ -95,13 +96,13 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
 }
 COMPUTE_NEEDS = {
-    "attention_sinks": {"num_encoder_layers": 0},
     "offload": {"remat": "full"},
     "quantized_params": {"quantization": "int8"},
     "quantized_gradients": {"quantization": "int8"},
 }
 WINDOW = {"window": 3}
 NEEDS = {
+    "multi_token": {"num_encoder_layers": 0},
     "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},

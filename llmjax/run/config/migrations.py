@@ -145,6 +145,7 @@ def _speed(config: Plain) -> Plain:
         "attention_sinks": False,
         "embed_multiplier": 1.0,
         "mla": None,
+        "multi_token": False,
         "qk_norm_kind": "rmsnorm",
         "moe": None,
         "residual_multiplier": 1.0,
@@ -160,6 +161,7 @@ def _speed(config: Plain) -> Plain:
         "data": config["data"] | {"sources": sources},
         "model": config["model"] | model,
         "compute": config["compute"] | compute,
+        "loss": {"multi_token_weight": 0.3} | config["loss"],
         "optimizer": config["optimizer"] | optimizer,
     }
 

@@ -64,7 +64,10 @@ def kept_bytes(row: Row) -> float:
     model = row.model
 
     def backward(params: Any, batch: Any) -> Any:
-        return jax.vjp(lambda params: token_loss(model, params, batch).objective, params)[1]
+        return jax.vjp(
+            lambda params: token_loss(model, params, batch, multi_token_weight=1.0).objective,
+            params,
+        )[1]
 
     with jax.sharding.use_abstract_mesh(row.mesh):
         params = sharded_params(row.config, row.compute, row.mesh)
@@ -96,7 +99,7 @@ def product_flops(row: Row) -> Flops:
     model = row.model
 
     def loss(params: Any, batch: Any) -> jax.Array:
-        return token_loss(model, params, batch).objective
+        return token_loss(model, params, batch, multi_token_weight=1.0).objective
 
     with jax.sharding.use_abstract_mesh(row.mesh):
         params = sharded_params(row.config, row.compute, row.mesh)
@@ -134,11 +137,12 @@ def device_bytes(leaf: Any) -> float:
 
 
 def _shapes_of(params: Any) -> set[tuple[Any, tuple[int, ...]]]:
-    """Dtypes and shapes of parameters, and of one layer of each stack: the backward pass reads
-    these in place."""
+    """Dtypes and shapes of parameters, also quantized, and of one layer of each stack: the backward
+    pass reads these in place."""
     leaves = jax.tree.leaves(params)
     shapes = [leaf.shape for leaf in leaves] + [leaf.shape[1:] for leaf in leaves]
-    return {(jnp.dtype(jnp.float32), shape) for shape in shapes if shape}
+    dtypes = (jnp.float32, jnp.int8, jnp.float8_e4m3fn)
+    return {(jnp.dtype(dtype), shape) for dtype in dtypes for shape in shapes if shape}
 
 
 def flops_of(program: ClosedJaxpr) -> Flops:
