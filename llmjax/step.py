@@ -15,6 +15,10 @@ from llmjax.state import TrainState, Tree, join
 LossFunction = Callable[[Tree, Batch, jax.Array | None], Loss]
 """(all params, batch, dropout key or None) -> its loss."""
 
+Prepare = Callable[[Tree], Callable[[Tree], Tree]]
+"""All params -> a function of the same params, for each microbatch, to what the loss takes; see
+`Model.quantized_once`."""
+
 
 class StepMetrics(NamedTuple):
     """Metrics of a step, each float32 []."""
@@ -43,6 +47,7 @@ def make_train_step(
     seed: int,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    prepare: Prepare | None = None,
     compiler_options: Mapping[str, str | bool | int] | None = None,
 ) -> Step:
     """Returns the jitted update; call it under `jax.set_mesh`. The input state is donated.
@@ -59,14 +64,18 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it.
       accumulate: number of microbatches, computed one after another; it divides the batch, and
         the devices that share the batch divide a microbatch.
+      prepare: computed once per step, without derivative.
       compiler_options: of XLA, by name.
     """
 
     def step(
         state: TrainState, batch: Batch, frozen: Tree | None = None
     ) -> tuple[TrainState, StepMetrics]:
+        prepared = None if prepare is None else prepare(join(state.params, frozen or {}))
+
         def full_loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
-            return loss_function(join(params, frozen or {}), batch, key)
+            every = join(params, frozen or {})
+            return loss_function(every if prepared is None else prepared(every), batch, key)
 
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         total, gradients = _accumulate(full_loss, state.params, batch, key, accumulate)

@@ -55,6 +55,7 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> ja
         seed=config.seed,
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
+        prepare=model.quantized_once,
     )
     stage = config.data.largest_stage
     sharding = named_sharding(mesh, "batch", "length")
