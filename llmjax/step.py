@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from llmjax.data.batch import Batch
 from llmjax.losses.loss import Loss, Sum
@@ -15,6 +14,10 @@ from llmjax.state import TrainState, Tree, join
 
 LossFunction = Callable[[Tree, Batch, jax.Array | None], Loss]
 """(all params, batch, dropout key or None) -> its loss."""
+
+Prepare = Callable[[Tree], Callable[[Tree], Tree]]
+"""All params -> a function of the same params, for each microbatch, to what the loss takes; see
+`Model.quantized_once`."""
 
 
 class StepMetrics(NamedTuple):
@@ -44,6 +47,7 @@ def make_train_step(
     seed: int,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    prepare: Prepare | None = None,
     compiler_options: Mapping[str, str | bool | int] | None = None,
 ) -> Step:
     """Returns the jitted update; call it under `jax.set_mesh`. The input state is donated.
@@ -60,20 +64,24 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it.
       accumulate: number of microbatches, computed one after another; it divides the batch, and
         the devices that share the batch divide a microbatch.
+      prepare: computed once per step, without derivative.
       compiler_options: of XLA, by name.
     """
 
     def step(
         state: TrainState, batch: Batch, frozen: Tree | None = None
     ) -> tuple[TrainState, StepMetrics]:
+        prepared = None if prepare is None else prepare(join(state.params, frozen or {}))
+
         def full_loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
-            return loss_function(join(params, frozen or {}), batch, key)
+            every = join(params, frozen or {})
+            return loss_function(every if prepared is None else prepared(every), batch, key)
 
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         total, gradients = _accumulate(full_loss, state.params, batch, key, accumulate)
         weight = jnp.where(total.weight > 0, total.weight, 1.0)
         gradients = optimizer.masked(gradients)
-        objective, norm = total.objective / weight, optax.global_norm(gradients) / weight
+        objective, norm = total.objective / weight, optimizer.gradient_norm(gradients) / weight
         factor = 1.0 if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)
         gradients = jax.tree.map(lambda g: g * (factor / weight), gradients)
         admitted, opt_state = optimizer.admit(state.opt_state, objective, norm)

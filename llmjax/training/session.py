@@ -199,7 +199,13 @@ def open_session(config: Config, run: Run) -> Session:
     rates = lr_multipliers(config.trainable, network.model.config, network.abstract_params())
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
-    optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
+    optimizer = make_optimizer(
+        config.optimizer,
+        steps,
+        trained_axes,
+        trained_rates,
+        bias_update_rate=network.model.config.bias_update_rate,
+    )
     optimizer = skip_spikes(optimizer, config.spikes)
     return Session(
         config,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmjax.model.compute import ComputeConfig
+from llmjax.model.model import Model
 from llmjax.parallel.chips import GIB
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.planning.plan import Plan
@@ -130,6 +131,9 @@ def _parameters(plan: Plan) -> Iterator[str]:
     yield f"{'parameters':52}{short_count(total):>10}"
     for kind, count in plan.parameters.items():
         yield f"  {kind:50}{short_count(count):>10}{count / total:>8.1%}"
+    if plan.model.moe is not None:
+        active = Model(plan.model, plan.config.compute).num_active_params()
+        yield f"  {'of which a token uses':50}{short_count(active):>10}{active / total:>8.1%}"
 
 
 def _memory(plan: Plan, changes: Sequence[str]) -> Iterator[str]:
