@@ -99,7 +99,7 @@ def predicted(
     and of the bytes of collectives that nothing runs beside.
     """
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
-    rows = config.data.batch_size / (sizes["data"] * sizes["fsdp"])
+    rows = config.data.batch_size / (sizes["data"] * sizes["stage"] * sizes["fsdp"])
     tokens, heads = rows * config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
     flops = attention_flops(
         splash_products(program), tokens, config.data.length / 2, heads, model.head_width

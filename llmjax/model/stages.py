@@ -17,7 +17,7 @@ from llmjax.model.layer_types import LayerType, layer_types
 from llmjax.model.remat import group_policy, layer_policy
 from llmjax.model.self_attention import BlockContext
 from llmjax.parallel import mesh, pipeline
-from llmjax.parallel.pipeline import Schedule, Slot
+from llmjax.parallel.pipeline import NO_PIPELINE, Schedule, Slot
 
 
 def num_stages() -> int:
@@ -33,6 +33,8 @@ def schedule_of(compute: ComputeConfig, stages: int, rows: int) -> Schedule:
       stages: of the mesh.
       rows: a multiple of the stages.
     """
+    if stages == 1:
+        return NO_PIPELINE
     most = min(compute.pipeline_microbatches or rows, rows) // stages
     parts = next(count for count in range(max(most, 1), 0, -1) if rows // stages % count == 0)
     return Schedule(stages, stages * parts, compute.pipeline_rounds)
