@@ -323,5 +323,7 @@ def test_experts_are_products_of_their_own_rows(platform, sizes):
     model = small(DECODER, moe=moe, num_decoder_layers=1)
     with pretend.devices(platform, **sizes):
         traced = text_step(model, replace(COMPUTE, remat="none"))
-        assert str(traced.jaxpr).count("ragged_dot_general[") == 9
+        kernels = 3 if platform == "tpu" else 0  # of Megablox, for gradients of weights
+        assert str(traced.jaxpr).count("ragged_dot_general[") == 9 - kernels
+        assert str(traced.jaxpr).count("name=tgmm") == kernels
         pretend.lowered(traced, platform)
