@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from llmjax.data.batch import Batch
 from llmjax.losses.loss import Loss, Sum
 from llmjax.optimizers.optimizer import Optimizer
-from llmjax.parallel import mesh
+from llmjax.parallel.microbatches import split
 from llmjax.state import TrainState, Tree, join
 
 LossFunction = Callable[[Tree, Batch, jax.Array | None], Loss]
@@ -123,27 +123,13 @@ def _accumulate(
     def add(carry: tuple, item: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, carry, loss_and_gradients(*item)), None
 
-    split = jax.tree.map(lambda x: _split(x, count), dict(batch))
+    parts = jax.tree.map(lambda x: split(x, count), dict(batch))
     shapes = jax.eval_shape(
-        lambda split: loss_function(params, jax.tree.map(lambda x: x[0], split), key), split
+        lambda parts: loss_function(params, jax.tree.map(lambda x: x[0], parts), key), parts
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = (zeros, jax.tree.map(jnp.zeros_like, params))
-    return jax.lax.scan(add, start, (split, jnp.arange(count)))[0]
-
-
-def _split(x: jax.Array, count: int) -> jax.Array:
-    """[B, L] -> [count, B / count, L], without moving rows between devices.
-
-    Each microbatch has rows of every device; consecutive rows would be on some devices only.
-    """
-    shape = (x.shape[0] // count, count, *x.shape[1:])
-    if not mesh.has_mesh():
-        return jnp.moveaxis(x.reshape(shape), 1, 0)
-    # Stated, since JAX would infer a split over `count` where a microbatch is one row.
-    rows, *rest = jax.typeof(x).sharding.spec
-    spec = jax.sharding.PartitionSpec(rows, None, *rest)
-    return jnp.moveaxis(x.reshape(shape, out_sharding=spec), 1, 0)
+    return jax.lax.scan(add, start, (parts, jnp.arange(count)))[0]
 
 
 def _tokens(batch: Batch) -> jax.Array:

@@ -21,7 +21,14 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import longest_short_text
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
-from llmjax.model.params import Params, ParamSpec, new_module, param_specs, unstacked_layers
+from llmjax.model.params import (
+    Params,
+    ParamSpec,
+    check_mesh,
+    new_module,
+    param_specs,
+    unstacked_layers,
+)
 from llmjax.model.projections import quantized_once
 from llmjax.model.quantized import Weight, as_array
 from llmjax.model.rope import text_lengths
@@ -57,9 +64,10 @@ class Model:
         stack) for projections into the residual stream. Norm scales are 1 and biases 0.
 
         Raises:
-          UserError: names all parameters that do not divide over the mesh.
+          UserError: the layers do not divide over the mesh's stages, or names all parameters that
+            do not divide over it.
         """
-        param_specs(self.config, self.compute).check_mesh()
+        check_mesh(self.config, self.compute)
         state = nnx.state(new_module(self.config, self.compute, nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
@@ -71,7 +79,7 @@ class Model:
         """
         if not mesh.has_mesh():
             return param_specs(self.config, self.compute).tree(lambda spec: spec.shape)
-        param_specs(self.config, self.compute).check_mesh()
+        check_mesh(self.config, self.compute)
         devices = jax.sharding.get_mesh()
 
         def sharded(spec: ParamSpec) -> jax.ShapeDtypeStruct:

@@ -21,7 +21,7 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import param_specs
-from llmjax.parallel.mesh import logical_spec
+from llmjax.parallel.mesh import logical_spec, present
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
 
 def abstract_mesh(sizes: Mapping[str, int], platform: str) -> AbstractMesh:
     """A mesh without devices, for tracing."""
-    device = AbstractDevice(platform, 1, platform)
+    device, sizes = AbstractDevice(platform, 1, platform), present(sizes)
     types = (AxisType.Explicit,) * len(sizes)
     return AbstractMesh(tuple(sizes.values()), tuple(sizes), types, abstract_device=device)
 
