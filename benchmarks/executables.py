@@ -40,6 +40,7 @@ from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
 from llmjax.run.planning.program import lowered_step
+from llmjax.run.planning.topology import compiler_topology
 
 VOCABULARY = 128_256
 
@@ -53,6 +54,7 @@ class Step:
     rows: int
     """Per device."""
     fields: tuple[tuple[str, str], ...] = ()
+    vocabulary: int = VOCABULARY
 
 
 LLAMA_70B = (
@@ -61,11 +63,26 @@ LLAMA_70B = (
     ("model.num-heads", "64"),
     ("model.d-ff", "28672"),
 )
+OFFLOADED = (
+    ("compute.remat", "attention,query,key,value,input"),
+    ("compute.offload", "query,key,value,input"),
+)
+INT8 = (("compute.quantization", "int8"),)
+FP8 = (("compute.quantization", "fp8"),)
 STEPS = {
     "llama_8b-v5e-256": Step("llama_8b", "v5e:16x16", 2),
     "llama_8b-v5p-64": Step("llama_8b", "v5p:4x4x4", 4),
     "llama_8b-v5e-256-tensor-4": Step("llama_8b", "v5e:16x16", 2, (("mesh.tensor", "4"),)),
+    "llama_8b-v5e-256-int8": Step("llama_8b", "v5e:16x16", 2, INT8),
+    "llama_8b-v7x-64": Step("llama_8b", "v7x:4x4x4", 2),
+    "llama_8b-v7x-64-fp8": Step("llama_8b", "v7x:4x4x4", 2, FP8),
     "llama_70b-v5p-512": Step("llama_8b", "v5p:8x8x8", 2, LLAMA_70B),
+    # As MaxText publishes them.
+    "llama_8b-v6e-256": Step("llama_8b", "v6e:16x16", 3),
+    "llama_70b-v6e-256": Step("llama_8b", "v6e:16x16", 5, LLAMA_70B + OFFLOADED),
+    "llama_2_70b-v5p-512": Step(
+        "llama_8b", "v5p:8x8x8", 2, (*LLAMA_70B, ("data.length", "4096")), vocabulary=32_000
+    ),
 }
 
 
@@ -82,7 +99,7 @@ def predicted(
     and of the bytes of collectives that nothing runs beside.
     """
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
-    rows = config.data.batch_size / (sizes["data"] * sizes["fsdp"])
+    rows = config.data.batch_size / (sizes["data"] * sizes["stage"] * sizes["fsdp"])
     tokens, heads = rows * config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
     flops = attention_flops(
         splash_products(program), tokens, config.data.length / 2, heads, model.head_width
@@ -107,14 +124,14 @@ def compile_step(
       options: of the compiler, as `compute.xla_options`.
       hlo: a folder for the program's text.
     """
-    devices = topologies.get_topology_desc(step.topology, "tpu").devices
+    devices = topologies.get_topology_desc(compiler_topology(step.topology), "tpu").devices
     pairs = [*step.fields, ("data.batch-size", str(step.rows * len(devices))), *fields]
     config = override(
         load_config_file(step.config), [Override(key, (value,)) for key, value in pairs]
     )
     mesh = make_mesh(config.mesh, devices)
     start = time.perf_counter()
-    lowered = lowered_step(config, mesh, VOCABULARY)
+    lowered = lowered_step(config, mesh, step.vocabulary)
     given = compiler_options("tpu", (*config.compute.xla_options, *options))
     compiled = lowered.compile(compiler_options=given)
     seconds = time.perf_counter() - start

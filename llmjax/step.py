@@ -5,16 +5,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from llmjax.data.batch import Batch
 from llmjax.losses.loss import Loss, Sum
 from llmjax.optimizers.optimizer import Optimizer
-from llmjax.parallel import mesh
+from llmjax.parallel.microbatches import split
 from llmjax.state import TrainState, Tree, join
 
 LossFunction = Callable[[Tree, Batch, jax.Array | None], Loss]
 """(all params, batch, dropout key or None) -> its loss."""
+
+Prepare = Callable[[Tree], Callable[[Tree], Tree]]
+"""All params -> a function of the same params, for each microbatch, to what the loss takes; see
+`Model.quantized_once`."""
 
 
 class StepMetrics(NamedTuple):
@@ -44,6 +47,7 @@ def make_train_step(
     seed: int,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    prepare: Prepare | None = None,
     compiler_options: Mapping[str, str | bool | int] | None = None,
 ) -> Step:
     """Returns the jitted update; call it under `jax.set_mesh`. The input state is donated.
@@ -60,20 +64,24 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it.
       accumulate: number of microbatches, computed one after another; it divides the batch, and
         the devices that share the batch divide a microbatch.
+      prepare: computed once per step, without derivative.
       compiler_options: of XLA, by name.
     """
 
     def step(
         state: TrainState, batch: Batch, frozen: Tree | None = None
     ) -> tuple[TrainState, StepMetrics]:
+        prepared = None if prepare is None else prepare(join(state.params, frozen or {}))
+
         def full_loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
-            return loss_function(join(params, frozen or {}), batch, key)
+            every = join(params, frozen or {})
+            return loss_function(every if prepared is None else prepared(every), batch, key)
 
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         total, gradients = _accumulate(full_loss, state.params, batch, key, accumulate)
         weight = jnp.where(total.weight > 0, total.weight, 1.0)
         gradients = optimizer.masked(gradients)
-        objective, norm = total.objective / weight, optax.global_norm(gradients) / weight
+        objective, norm = total.objective / weight, optimizer.gradient_norm(gradients) / weight
         factor = 1.0 if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)
         gradients = jax.tree.map(lambda g: g * (factor / weight), gradients)
         admitted, opt_state = optimizer.admit(state.opt_state, objective, norm)
@@ -115,27 +123,13 @@ def _accumulate(
     def add(carry: tuple, item: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, carry, loss_and_gradients(*item)), None
 
-    split = jax.tree.map(lambda x: _split(x, count), dict(batch))
+    parts = jax.tree.map(lambda x: split(x, count), dict(batch))
     shapes = jax.eval_shape(
-        lambda split: loss_function(params, jax.tree.map(lambda x: x[0], split), key), split
+        lambda parts: loss_function(params, jax.tree.map(lambda x: x[0], parts), key), parts
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = (zeros, jax.tree.map(jnp.zeros_like, params))
-    return jax.lax.scan(add, start, (split, jnp.arange(count)))[0]
-
-
-def _split(x: jax.Array, count: int) -> jax.Array:
-    """[B, L] -> [count, B / count, L], without moving rows between devices.
-
-    Each microbatch has rows of every device; consecutive rows would be on some devices only.
-    """
-    shape = (x.shape[0] // count, count, *x.shape[1:])
-    if not mesh.has_mesh():
-        return jnp.moveaxis(x.reshape(shape), 1, 0)
-    # Stated, since JAX would infer a split over `count` where a microbatch is one row.
-    rows, *rest = jax.typeof(x).sharding.spec
-    spec = jax.sharding.PartitionSpec(rows, None, *rest)
-    return jnp.moveaxis(x.reshape(shape, out_sharding=spec), 1, 0)
+    return jax.lax.scan(add, start, (parts, jnp.arange(count)))[0]
 
 
 def _tokens(batch: Batch) -> jax.Array:

@@ -26,8 +26,8 @@ EIGHT = {"fsdp": 4, "tensor": 2}
 @contextlib.contextmanager
 def devices(platform, **sizes):
     """Code inside is traced for these devices; without sizes, for one device and no mesh."""
-    axes = MESH_AXES if sizes else ()
-    shape = tuple(sizes.get(axis, 1) for axis in axes)
+    sizes = mesh.present({axis: sizes.get(axis, 1) for axis in MESH_AXES}) if sizes else {}
+    axes, shape = tuple(sizes), tuple(sizes.values())
     types = (AxisType.Explicit,) * len(axes)
     abstract_mesh = AbstractMesh(shape, axes, axis_types=types, abstract_device=DEVICES[platform])
     with jax.sharding.use_abstract_mesh(abstract_mesh):

@@ -29,10 +29,10 @@ class ToyModel:
 
     config: ModelConfig
 
-    def init_cache(self, batch, length):
+    def init_cache(self, batch, length, *, text_lengths=None):
         return ToyCache(jnp.zeros((batch, length), jnp.int32))
 
-    def prefill(self, params, tokens, length):
+    def prefill(self, params, tokens, length, text_lengths=None):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         return self.decode(params, tokens, positions, self.init_cache(len(tokens), length))[1]
 

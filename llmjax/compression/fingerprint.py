@@ -14,6 +14,7 @@ import numpy as np
 
 from llmjax.errors import printable
 from llmjax.inference.language_model import LanguageModel
+from llmjax.model.config import ModelConfig
 from llmjax.run.environment import cores
 
 MAX_SHOWN = 20
@@ -21,6 +22,22 @@ MAX_SHOWN = 20
 
 MAX_CHARACTERS = 500
 """Characters to show of a name or value."""
+
+NEWER = (
+    "layer_d_ff",
+    "activation_limit",
+    "attention_sinks",
+    "embed_multiplier",
+    "mla",
+    "moe",
+    "multi_token",
+    "qk_norm_kind",
+    "residual_multiplier",
+    "rope_interleaved",
+    "shared_norm",
+    "up_offset",
+)
+"""Fields of the architecture that the first archives lacked."""
 
 
 def model_fingerprint(lm: LanguageModel) -> str:
@@ -40,19 +57,8 @@ def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
     fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
     for name in ("bias", "transform"):
         fields[f"unembed_{name}"] = fields.pop(f"lm_head_{name}")
-    newer = {
-        "layer_d_ff": (),
-        "embed_multiplier": 1.0,
-        "residual_multiplier": 1.0,
-        "shared_norm": False,
-        "rope_interleaved": False,
-        "mla": None,
-        "attention_sinks": False,
-        "activation_limit": None,
-        "up_offset": 0.0,
-        "moe": None,
-    }
-    return {k: v for k, v in fields.items() if k not in newer or v != newer[k]}
+    defaults = dataclasses.asdict(ModelConfig())
+    return {k: v for k, v in fields.items() if k not in NEWER or v != defaults[k]}
 
 
 def environment() -> dict[str, Any]:

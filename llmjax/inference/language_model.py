@@ -74,10 +74,12 @@ class LanguageModel:
     heads: Params = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        size, shape = self.model.num_params(), self.model.config
+        size, shape = _short(self.model.num_params()), self.model.config
+        if shape.moe is not None:
+            size = f"{size} ({_short(self.model.num_active_params())} active)"
         devices = self.mesh.devices.size if self.mesh is not None else 1
         return (
-            f"LanguageModel({self.config.run_dir} step {self.step}: {_short(size)} parameters, "
+            f"LanguageModel({self.config.run_dir} step {self.step}: {size} parameters, "
             f"{shape.num_encoder_layers + shape.num_decoder_layers} layers, width {shape.d_model}, "
             f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
             f"{self.model.compute.dtype}, {devices} device{'s' if devices > 1 else ''})"

@@ -88,6 +88,13 @@ class ComputeConfig:
     (mesh.sequence). gather: all keys and values are gathered; ring: they pass from device to
     device; all_to_all: devices trade their parts of the length for parts of the heads. auto:
     all_to_all where the heads divide and it sends no more than a ring, else ring."""
+    pipeline_microbatches: int | None = None
+    """Microbatches of a batch (with optimizer.accumulate, of each of its parts) where the mesh
+    splits layers (mesh.stage), a multiple of the stages; none: each is one row of each device that
+    shares the batch. A batch of fewer rows, as in evaluation, has fewer."""
+    pipeline_rounds: int = 1
+    """How often a microbatch passes through all stages, of which each holds as many groups of
+    layers. The stages wait for (stages - 1) / (microbatches x rounds + stages - 1) of the time."""
     remat: str = "none"
     """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
     results of weight products (dots); everything (full). These keep the output of fused attention.
@@ -166,6 +173,10 @@ def compute_problems(config: ComputeConfig) -> Iterator[str]:
     yield from choice_problems(config)
     yield from _remat_problems(config)
     yield from (f"xla_options: {problem}" for problem in option_problems(config.xla_options))
+    if config.pipeline_microbatches is not None and config.pipeline_microbatches < 1:
+        yield f"pipeline_microbatches must be positive or none, not {config.pipeline_microbatches}"
+    if config.pipeline_rounds < 1:
+        yield f"pipeline_rounds must be positive, not {config.pipeline_rounds}"
     if config.quantized_params and config.quantization == "none":
         yield "quantized_params has no meaning with quantization none"
     if not 0 <= config.dropout < 1:

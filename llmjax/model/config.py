@@ -193,6 +193,16 @@ class ModelConfig:
         return int(self.head_width * self.rotary_fraction)
 
     @property
+    def expert_width(self) -> int:
+        """Inner width of an expert; 0 without experts."""
+        return 0 if self.moe is None else self.moe.expert_width or self.mlp_width
+
+    @property
+    def bias_update_rate(self) -> float:
+        """How much a step changes the selection biases of experts."""
+        return 0.0 if self.moe is None else self.moe.bias_update_rate
+
+    @property
     def is_encoder_decoder(self) -> bool:
         """Whether the decoder attends to an encoder."""
         return self.num_encoder_layers > 0 and self.num_decoder_layers > 0

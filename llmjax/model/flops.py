@@ -17,6 +17,7 @@ def flops_per_token(
     window if shorter; in latent attention those of expanded heads. Rematerialization does not
     count. An encoder-decoder is assumed to read one source token per target token.
 
+    Of a mixture of experts, the router, the shared expert and `experts_per_token` experts count.
     With adapters, weights of the model count 4 (they have no gradient) and those of adapters 6.
 
     Args:
@@ -33,7 +34,7 @@ def flops_per_token(
     types = (*layer_types(config, encoder), *layer_types(config, decoder))
     keys = sum(length if layer.window is None else min(length, layer.window) for layer in types)
     crossed = decoder if config.is_encoder_decoder else 0
-    mlp = sum(layer.mlp_width for layer in types) * d * (3 if config.gated else 2)
+    mlp = sum(_mlp_weights(config, layer) for layer in types)
     weights = (layers + crossed) * projections + mlp
     if lm_head:
         weights += d * config.vocab_size + d * d * config.lm_head_transform
@@ -48,6 +49,15 @@ def flops_per_token(
     per_score = 6.0 if backward else 2.0
     adapters = _adapter_weights(config, types, crossed)
     return per_weight * weights + per_score * attended + 6.0 * adapters
+
+
+def _mlp_weights(config: ModelConfig, layer: LayerType) -> int:
+    """Counts the weights of a layer's MLP, or of its experts, that multiply a token."""
+    per_width, moe = config.d_model * (3 if config.gated else 2), config.moe
+    if moe is None or not layer.is_sparse:
+        return per_width * layer.mlp_width
+    width = moe.experts_per_token * config.expert_width + moe.shared_width
+    return per_width * width + config.d_model * (moe.num_experts + moe.shared_gate)
 
 
 def attention_projections(config: ModelConfig) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,9 @@ from llmjax.parallel import mesh
 
 Implementation = Literal["blocks", "ragged"]
 
+TILE = 512
+"""Rows and columns of a tile of Megablox's kernel."""
+
 SMALLEST, LARGEST = 8, 256
 """Rows of a block."""
 
@@ -62,12 +65,29 @@ def grouped_outer(rows: jax.Array, others: jax.Array, sizes: jax.Array) -> jax.A
     """
     if implementation() == "blocks":
         return _blocks_outer(rows, others, sizes)
+    if mesh.platform() == "tpu" and rows.dtype == jnp.bfloat16:
+        return megablox_outer(rows, others, sizes)
     dimensions = jax.lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((0,), (0,)), ((), ())),
         lhs_ragged_dimensions=[0],
         rhs_group_dimensions=[],
     )
     return _ragged(rows, others, sizes, dimensions)
+
+
+def megablox_outer(
+    rows: jax.Array, others: jax.Array, sizes: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+    """`grouped_outer` by Megablox's kernel, on a TPU or interpreted; its products are of bfloat16.
+
+    The TPU compiler multiplies all rows for all groups here, though not in `grouped_dot`.
+    """
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    padding = ((0, -len(rows) % TILE), (0, 0))
+    rows, others = jnp.pad(rows, padding), jnp.pad(others, padding)
+    tiling = (TILE, min(TILE, rows.shape[1]), min(TILE, others.shape[1]))
+    return tgmm(rows.T, others, sizes, jnp.float32, tiling, interpret=interpret)
 
 
 def _ragged(

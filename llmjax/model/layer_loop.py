@@ -118,7 +118,7 @@ class LayerLoop(NamedTuple):
 def split_layers(stacked: Any, count: int) -> list[Any]:
     """Splits a tree whose leaves have a leading axis of `count` layers into a tree per layer."""
     leaves, tree = jax.tree.flatten(stacked)
-    split = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]
+    split = [jax.lax.split(mesh.whole_stack(leaf), (1,) * count) for leaf in leaves]
     return [
         jax.tree.unflatten(tree, [part[0] for part in parts]) for parts in zip(*split, strict=True)
     ]

@@ -118,11 +118,16 @@ class Dense(nnx.Module):
         return y if self.name is None else checkpoint_name(y, self.name)
 
     def _multiplied(
-        self, x: jax.Array, kernel: Weight, bias: jax.Array | None, out: Axes
+        self,
+        x: jax.Array,
+        kernel: Weight | quantized_products.Kernel,
+        bias: jax.Array | None,
+        out: Axes,
     ) -> jax.Array:
         """x kernel + bias, of quantized operands where the config says so."""
         axes, precision, quantization = self.axes, self.precision, self.quantization
         if quantization is None or isinstance(kernel, Quantized):
+            assert not isinstance(kernel, quantized_products.Kernel)
             return products.dense(x, kernel, bias, axes=axes, out=out, precision=precision)
         return quantized_products.dense(
             x, kernel, bias, axes=axes, out=out, precision=precision, quantization=quantization
@@ -131,7 +136,10 @@ class Dense(nnx.Module):
     def weight(self) -> jax.Array:
         """The kernel with its adapter, gathered, in the compute dtype, for other products."""
         dtype = self.precision.dtype
-        kernel = products.gather(self.kernel.get_value(), self.axes, dtype)
+        stored = self.kernel.get_value()
+        if isinstance(stored, quantized_products.Kernel):
+            stored = stored.stored
+        kernel = products.gather(stored, self.axes, dtype)
         if self.lora is None:
             return kernel
         a = products.gather(self.lora_a[...], self.a_axes, dtype)

@@ -1,5 +1,6 @@
 """The model as pure functions of a nested dict of arrays; Flax is used only inside."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
@@ -20,7 +21,15 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import longest_short_text
 from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
-from llmjax.model.params import Params, ParamSpec, new_module, param_specs, unstacked_layers
+from llmjax.model.params import (
+    Params,
+    ParamSpec,
+    check_mesh,
+    new_module,
+    param_specs,
+    unstacked_layers,
+)
+from llmjax.model.projections import quantized_once
 from llmjax.model.quantized import Weight, as_array
 from llmjax.model.rope import text_lengths
 from llmjax.model.self_attention import BlockContext
@@ -55,9 +64,10 @@ class Model:
         stack) for projections into the residual stream. Norm scales are 1 and biases 0.
 
         Raises:
-          UserError: names all parameters that do not divide over the mesh.
+          UserError: the layers do not divide over the mesh's stages, or names all parameters that
+            do not divide over it.
         """
-        param_specs(self.config, self.compute).check_mesh()
+        check_mesh(self.config, self.compute)
         state = nnx.state(new_module(self.config, self.compute, nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
@@ -69,7 +79,7 @@ class Model:
         """
         if not mesh.has_mesh():
             return param_specs(self.config, self.compute).tree(lambda spec: spec.shape)
-        param_specs(self.config, self.compute).check_mesh()
+        check_mesh(self.config, self.compute)
         devices = jax.sharding.get_mesh()
 
         def sharded(spec: ParamSpec) -> jax.ShapeDtypeStruct:
@@ -84,6 +94,34 @@ class Model:
     def num_params(self) -> int:
         """Returns the number of parameters."""
         return sum(prod(spec.shape.shape) for spec in param_specs(self.config, self.compute).specs)
+
+    def quantized_once(self, params: Params) -> Callable[[Params], Params]:
+        """Quantizes the kernels whose products are quantized in training, for many calls.
+
+        Args:
+          params: as from `init`, with or without heads.
+
+        Returns:
+          A function of the same parameters, which gives each kernel its quantized values, so that
+          calls do not compute them again. Gradients remain those of the parameters.
+        """
+        if self.compute.quantized is None:
+            return lambda params: params
+        specs = param_specs(self.config, self.compute).specs
+        kernels = {spec.path: (spec.axes, spec.inner or ()) for spec in specs if spec.quantized}
+        return quantized_once(params, kernels, self.compute.quantized.dtype)
+
+    def num_active_params(self) -> int:
+        """Returns the number of parameters that a token uses: of all experts, only its own."""
+        moe = self.config.moe
+        if moe is None:
+            return self.num_params()
+        sizes = (
+            (prod(spec.shape.shape), "experts" in spec.axes)
+            for spec in param_specs(self.config, self.compute).specs
+        )
+        chosen, experts = moe.experts_per_token, moe.num_experts
+        return sum(size * chosen // experts if each else size for size, each in sizes)
 
     def hidden_and_aux(
         self,

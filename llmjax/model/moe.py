@@ -124,7 +124,7 @@ class Experts(nnx.Module):
         out_std: float,
         rngs: nnx.Rngs,
     ):
-        n, d, f = moe.num_experts, config.d_model, moe.expert_width or config.mlp_width
+        n, d, f = moe.num_experts, config.d_model, config.expert_width
         self.nonlinearity, self.gated = nonlinearity(config), config.gated
         self.weight_inputs, self.precision = moe.weight_inputs, compute.precision
         std, bias = compute.init_std, moe.expert_bias

@@ -14,6 +14,7 @@ from llmjax.model.layer_loop import split_layers
 from llmjax.model.layer_types import is_group
 from llmjax.model.multi_token import MultiTokenModule
 from llmjax.model.projections import quantize_products
+from llmjax.model.stages import check_stages
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -45,7 +46,7 @@ class ParamSpecs(NamedTuple):
         """Returns the nested dict with `leaf(spec)` for each parameter."""
         return nnx.traversals.unflatten_mapping({spec.path: leaf(spec) for spec in self.specs})
 
-    def check_mesh(self) -> None:
+    def check_divides(self) -> None:
         """Checks that all parameters divide over the current mesh, if there is one.
 
         Raises:
@@ -92,6 +93,16 @@ def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
 
     flat = nnx.to_flat_state(state)
     return ParamSpecs(graph, tuple(declare(tuple(map(str, path)), leaf) for path, leaf in flat))
+
+
+def check_mesh(config: ModelConfig, compute: ComputeConfig) -> None:
+    """Checks that a model of a resolved config divides over the current mesh, if there is one.
+
+    Raises:
+      UserError: its layers do not divide over the stages, or names all parameters that do not.
+    """
+    check_stages(config, compute, mesh.parts("layers"))
+    param_specs(config, compute).check_divides()
 
 
 def unstack_layers(params: Params) -> Params:

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 
 from llmjax.model.attention import cudnn as attention_cudnn
-from llmjax.model.compute import ATTENTION, ComputeConfig
+from llmjax.model.compute import ATTENTION, INPUT, ComputeConfig
 from llmjax.parallel.host_memory import HOST
+from llmjax.parallel.pipeline import GROUP
 
 Policy = Callable[..., Any]
 """A policy of `jax.checkpoint`."""
@@ -37,3 +38,12 @@ def layer_policy(compute: ComputeConfig) -> Policy | None:
     """The policy of a whole layer; None: all of it is kept."""
     names = compute.kept_names
     return None if names is None else keeping(*names, offloaded=compute.offload)
+
+
+def group_policy(compute: ComputeConfig) -> Policy:
+    """The policy of a group of layers of a pipeline: it keeps what those of its layers do, and
+    their inputs, but not the layers themselves."""
+    names = compute.kept_names
+    if names is None:
+        return jax.checkpoint_policies.save_anything_except_these_names(GROUP)
+    return keeping(INPUT, *names, offloaded=compute.offload)

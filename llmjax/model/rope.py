@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmjax.parallel import mesh
+
 FAR = 2**17
 """Longest texts of a model whose angles are plain products of position and frequency."""
 SPAN = 1024
@@ -255,6 +257,8 @@ def rotate(
         other = _angles(positions[..., None, None], short, far)
         angle = jnp.where(is_long[..., None, None], angle, other)
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
+    if mesh.platform() == "tpu" and x.dtype == jnp.bfloat16 and not interleaved:
+        return turned_by_product(x, sin, cos)
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     if interleaved:
         pairs = jnp.concatenate([a, b], axis=-1)
@@ -263,6 +267,47 @@ def rotate(
     if rest.shape[-1]:
         rotated.append(rest)
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+@jax.custom_vjp
+def turned_by_product(x: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
+    """Rotates as `rotate` does, with a product that exchanges the halves, exactly in bfloat16.
+
+    A TPU would write halves of 64 into rows of 128 lanes, half of them empty, and put them together
+    afterwards: for the queries of Llama 8B on a v5e, 8.7e6 of the compiler's cycles a layer with
+    their projection instead of 6.1e6.
+
+    Args:
+      x: [B, L, H, K], bfloat16.
+      sin: [B, L, 1, n] float32, times a factor; no derivative.
+      cos: as `sin`.
+    """
+    half, width = sin.shape[-1], x.shape[-1]
+    exchange = np.zeros((width, width), np.float32)
+    first = np.arange(half)
+    exchange[first + half, first], exchange[first, first + half] = -1, 1
+    other = jax.lax.dot_general(
+        x,
+        jnp.asarray(exchange, x.dtype),
+        (((3,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    rest = ((0, 0),) * 3 + ((0, width - 2 * half),)
+    cos = jnp.pad(jnp.concatenate([cos, cos], -1), rest, constant_values=1)
+    sin = jnp.pad(jnp.concatenate([sin, sin], -1), rest)
+    return (x.astype(jnp.float32) * cos + other * sin).astype(x.dtype)
+
+
+def _turned_forward(x: jax.Array, sin: jax.Array, cos: jax.Array) -> tuple[jax.Array, tuple]:
+    return turned_by_product(x, sin, cos), (sin, cos)
+
+
+def _turned_backward(saved: tuple, dy: jax.Array) -> tuple:
+    sin, cos = saved
+    return turned_by_product(dy, -sin, cos), None, None
+
+
+turned_by_product.defvjp(_turned_forward, _turned_backward)
 
 
 def _angles(positions: jax.Array, frequencies: np.ndarray, far: bool) -> jax.Array:

@@ -1,7 +1,8 @@
 """The Transformer: token embedding, stacks of layers, and the input of the LM head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from llmjax.model.layers import (
 )
 from llmjax.model.remat import layer_policy
 from llmjax.model.self_attention import BlockContext
+from llmjax.model.stages import num_stages, run_stages
 from llmjax.parallel import mesh
 
 
@@ -125,6 +127,9 @@ class Stack(nnx.Module):
             self.embed_norm = Norm(config, d)
 
         def stacked(keys: jax.Array, layer_type: LayerType) -> Block:
+            if num_stages() > 1:  # each stage draws its own layers
+                keys = mesh.reshard(keys, "layers")
+
             def block(key: jax.Array) -> Block:
                 rngs = nnx.Rngs(key)
                 return Block(
@@ -163,16 +168,13 @@ class Stack(nnx.Module):
         x = dropout(x, self.compute.dropout, keys[0])
         layer_keys = None if keys[1] is None else jax.random.split(keys[1], len(self.layer_types))
         graphs, params = self._split()
-
-        def body(
-            carry: tuple, layer: tuple, number: int, index: int | None = None
-        ) -> tuple[tuple, Aux]:
-            block = nnx.merge(graphs[group_of(self.groups, number)], layer[0])
-            layer_type = self.layer_types[number]
-            x, cache, aux = block(carry[0], context, layer_type, carry[1], index, layer[1])
-            return (x, cache), aux
-
-        if unstacked is None and cache is None:
+        body = self._body(context, graphs)
+        if unstacked is None and cache is None and num_stages() > 1:
+            groups = {name: (self.groups[name], part) for name, part in params.items()}
+            body_of = partial(self._body, graphs=graphs)
+            types = self.layer_types
+            x, aux = run_stages(body_of, context, self.compute, types, groups, x, layer_keys)
+        elif unstacked is None and cache is None:
             stacked = {
                 name: (part, None if layer_keys is None else self._group_keys(layer_keys, name))
                 for name, part in params.items()
@@ -187,6 +189,19 @@ class Stack(nnx.Module):
                 aux = add_aux(aux, more)
             x, cache = carry
         return (x if self.config.norm_placement == "post" else self.norm(x)), cache, aux
+
+    def _body(self, context: BlockContext, graphs: Mapping[str, nnx.GraphDef]) -> Callable:
+        """A layer of these rows, as `LayerLoop.body`; its index is needed only with a cache."""
+
+        def body(
+            carry: tuple, layer: tuple, number: int, index: int | None = None
+        ) -> tuple[tuple, Aux]:
+            block = nnx.merge(graphs[group_of(self.groups, number)], layer[0])
+            layer_type = self.layer_types[number]
+            x, cache, aux = block(carry[0], context, layer_type, carry[1], index, layer[1])
+            return (x, cache), aux
+
+        return body
 
     def _group_keys(self, keys: jax.Array, group: str) -> jax.Array:
         """Selects the keys of a group's layers."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from llmjax.optimizers.config import OptimizerConfig, Tree
-from llmjax.optimizers.param_kinds import ParamKind, param_kinds
+from llmjax.optimizers.param_kinds import STACKED, ParamKind, param_kinds
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 from llmjax.parallel.steps import leading_steps
@@ -70,9 +70,10 @@ def orthogonalize(
     def orthogonal(update: Any, axes: Axes) -> Any:
         if isinstance(update, optax.MaskedNode):
             return update
-        stacked = axes[0] == "layers"
-        inner = axes[1:] if stacked else axes
-        split = 1 if inner[0] == "embed" else len(inner) - 1
+        stacked = sum(axis in STACKED for axis in axes)
+        split = 1 if axes[stacked] == "embed" else len(axes) - stacked - 1
+        if stacked == 2:  # layers of experts
+            return jax.lax.map(lambda layer: _by_matrix(layer, split, steps, update_rms), update)
         stack = _by_matrix(update if stacked else update[None], split, steps, update_rms)
         return stack if stacked else stack[0]
 

@@ -1,6 +1,6 @@
 """Builds an optimizer's pure functions from its config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from llmjax.model.trees import flatten, unflatten
 from llmjax.optimizers import moments
 from llmjax.optimizers.config import OptimizerConfig, Tree
-from llmjax.optimizers.param_kinds import decay_mask
+from llmjax.optimizers.param_kinds import ParamKind, decay_mask, param_kinds
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Optimizer:
     """(params, clipped gradients, state, step int32 []) -> (params, state)."""
     learning_rate: optax.Schedule
     """step -> float32 []; counts the run's steps, including skipped updates."""
+    gradient_norm: Callable[[Tree], jax.Array]
+    """gradients -> their global 2-norm, float32 [], without those of selection biases."""
     masked: Callable[[Tree], Tree]
     """gradients -> gradients, zeroed for the layers of a stack that are not trained."""
     admit: Callable[[optax.OptState, jax.Array, jax.Array], tuple[jax.Array, optax.OptState]]
@@ -34,7 +37,12 @@ class Optimizer:
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, logical_axes: Tree, lr_multipliers: Tree | None = None
+    config: OptimizerConfig,
+    steps: int,
+    logical_axes: Tree,
+    lr_multipliers: Tree | None = None,
+    *,
+    bias_update_rate: float = 0.0,
 ) -> Optimizer:
     """Builds the optimizer of a run of `steps` steps.
 
@@ -45,34 +53,76 @@ def make_optimizer(
         distinguish matrices from embeddings, norms and biases.
       lr_multipliers: factor of each parameter's learning rate, a tree of broadcastable arrays
         (see `trainable.lr_multipliers`); None: 1.
+      bias_update_rate: of selection biases (see `MoEConfig`), which have no other update.
     """
     schedule = learning_rate(config, steps)
-    mask = decay_mask(logical_axes, config.decay_embeddings)
+    biases = _selection_biases(logical_axes)
+    axes = _without(biases, logical_axes)
+    mask = decay_mask(axes, config.decay_embeddings)
     chain = optax.chain(
-        config.direction(logical_axes), optax.add_decayed_weights(config.weight_decay, mask)
+        config.direction(axes), optax.add_decayed_weights(config.weight_decay, mask)
     )
 
     is_narrow = config.moment_dtype == "bfloat16"
 
     def init(params: Tree) -> optax.OptState:
+        params = _without(biases, params)
         return moments.narrow(chain.init(params)) if is_narrow else chain.init(params)
 
     def apply(
         params: Tree, gradients: Tree, state: optax.OptState, step: jax.Array
     ) -> tuple[Tree, optax.OptState]:
+        balanced = {
+            path: _balanced(param, gradient, bias_update_rate)
+            for path, param, gradient in _pairs(biases, params, gradients)
+        }
+        params, gradients = _without(biases, params), _without(biases, gradients)
         updates, state = chain.update(gradients, moments.widen(state), params)
         state = moments.narrow(state, step) if is_narrow else state
         rate = schedule(step)
         if lr_multipliers is not None:
-            updates = jax.tree.map(jnp.multiply, updates, lr_multipliers)
-        return jax.tree.map(lambda param, update: param - rate * update, params, updates), state
+            updates = jax.tree.map(jnp.multiply, updates, _without(biases, lr_multipliers))
+        params = jax.tree.map(lambda param, update: param - rate * update, params, updates)
+        return (unflatten({**dict(flatten(params)), **balanced}) if biases else params), state
 
     def masked(gradients: Tree) -> Tree:
         if lr_multipliers is None:
             return gradients
         return jax.tree.map(_where_trained, gradients, lr_multipliers)
 
-    return Optimizer(init, apply, schedule, masked, _admit_finite)
+    def gradient_norm(gradients: Tree) -> jax.Array:
+        return optax.global_norm(_without(biases, gradients))
+
+    return Optimizer(init, apply, schedule, gradient_norm, masked, _admit_finite)
+
+
+def _selection_biases(logical_axes: Tree) -> frozenset[str]:
+    """The dotted paths of selection biases."""
+    kinds = flatten(param_kinds(logical_axes))
+    return frozenset(path for path, kind in kinds if kind == ParamKind.SELECTION_BIAS)
+
+
+def _without(paths: frozenset[str], tree: Tree) -> Tree:
+    if not paths:
+        return tree
+    return unflatten({path: leaf for path, leaf in flatten(tree) if path not in paths})
+
+
+def _pairs(
+    paths: frozenset[str], params: Tree, gradients: Tree
+) -> Iterator[tuple[str, jax.Array, jax.Array]]:
+    """Path, parameter and gradient of each of these."""
+    if paths:
+        found = dict(flatten(gradients))
+        yield from ((path, leaf, found[path]) for path, leaf in flatten(params) if path in paths)
+
+
+def _balanced(bias: jax.Array, overload: jax.Array, rate: float) -> jax.Array:
+    """Lowers the bias of overloaded experts, and raises that of the others.
+
+    See arXiv:2408.15664, algorithm 1.
+    """
+    return bias - rate * jnp.sign(overload)
 
 
 def _admit_finite(

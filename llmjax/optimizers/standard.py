@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from llmjax.optimizers.config import OptimizerConfig, Tree
+from llmjax.optimizers.param_kinds import STACKED
 from llmjax.parallel.mesh import Axes
 
 
@@ -104,11 +105,11 @@ class SgdConfig(OptimizerConfig):
 def clip_by_rms(limit: float, logical_axes: Tree) -> optax.GradientTransformation:
     """Scales each layer's update down to root mean square `limit` (arXiv:1804.04235, section 6).
 
-    `optax.clip_by_block_rms` would treat a stack of layers as one block.
+    `optax.clip_by_block_rms` would treat a stack of layers, or of experts, as one block.
     """
 
     def clip(update: jax.Array, axes: Axes) -> jax.Array:
-        inner = tuple(i for i, axis in enumerate(axes) if axis != "layers")
+        inner = tuple(i for i, axis in enumerate(axes) if axis not in STACKED)
         rms = jnp.sqrt(jnp.mean(jnp.square(update), axis=inner, keepdims=True))
         return update / jnp.maximum(1.0, rms / limit)
 

@@ -78,7 +78,7 @@ CHIPS: dict[str, Chip] = {
         Chip("v6e", "tpu", ("TPU v6 lite", "TPU v6e"), 918e12, int(31.25 * GIB), 1.64e12, 1.8e11,
              12.5e9, GOOGLE + "v6e, " + SCALING, 2, int8_flops=1836e12, clock=1.751e9),
         Chip("v7x", "tpu", ("TPU7x",), 1153.5e12, 94 * GIB, 3.69e12, 1.8e11, 12.5e9,
-             GOOGLE + "tpu7x", 3, fp8_flops=2307e12, devices_per_chip=2),
+             GOOGLE + "tpu7x", 3, fp8_flops=2307e12, clock=2.2e9, devices_per_chip=2),
         Chip("a10", "gpu", ("NVIDIA A10",), 125e12, 22 * GIB, 6e11, 3.2e10, 1.25e10,
              NVIDIA + "products/a10-gpu/", int8_flops=250e12),
         Chip("a100-40", "gpu", ("NVIDIA A100-SXM4-40GB",), 312e12, 39 * GIB, 1.555e12, 3e11, 2.5e10,

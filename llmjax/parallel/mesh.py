@@ -23,7 +23,10 @@ from llmjax.parallel.topology import Factors, arrange, factors_of
 
 Axes = tuple[str | None, ...]
 
-MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+MESH_AXES = ("data", "stage", "fsdp", "sequence", "tensor")
+
+OPTIONAL_AXES = ("stage",)
+"""Axes that a mesh with one device along them does not have."""
 
 SUB_AXES: dict[str, tuple[str, ...]] = {"fsdp": ("fsdp", "fsdp_y", "fsdp_z", "fsdp_slices")}
 """Axis -> the mesh axes that take its place where it runs through all three dimensions of a torus:
@@ -34,9 +37,11 @@ into an all-reduce of the whole array. Configs, checkpoints and messages know on
 # Parameters: "embed" is the model dimension of a stored weight. It is split over fsdp and gathered
 # just before use (its logical name is then "gathered"), so the gradient is reduce-scattered.
 # Activations: the residual stream is split along its length over tensor as well ("residual"), which
-# turns the all-reduce after each block into a reduce-scatter and divides its memory.
+# turns the all-reduce after each block into a reduce-scatter and divides its memory. Rows are split
+# over stages too, except inside a pipeline (see `llmjax.parallel.pipeline`), where each stage has
+# all rows of a microbatch.
 LOGICAL_TO_MESH: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
+    "batch": ("stage", "data", "fsdp"),
     "length": ("sequence",),
     "residual": ("sequence", "tensor"),
     "heads": ("tensor",),
@@ -49,7 +54,7 @@ LOGICAL_TO_MESH: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp",),
     "gathered": (),
     "head_dim": (),
-    "layers": (),
+    "layers": ("stage",),
     "positions": (),
 }
 
@@ -66,9 +71,12 @@ class MeshConfig:
     """Devices that split each row along its length (context parallelism)."""
     tensor: int = 1
     """Devices that split heads, MLP width and vocabulary (tensor parallelism)."""
-    across_slices: Literal["data", "fsdp", "sequence", "tensor"] | None = None
+    stage: int = 1
+    """Devices that split the layers (pipeline parallelism): microbatches pass from one to the next;
+    see compute.pipeline_microbatches."""
+    across_slices: Literal["data", "stage", "fsdp", "sequence", "tensor"] | None = None
     """The axis between slices (TPU slices, NVLink domains), whose collectives cross the slow
-    network. none: data, and what it leaves to fsdp, sequence and tensor in this order."""
+    network. none: data, and what it leaves to stage, fsdp, sequence and tensor in this order."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -126,9 +134,14 @@ def mesh_of(devices: np.ndarray, factors: Mapping[str, Factors]) -> Mesh:
             split = {slices: factors[axis].slices} if factors[axis].slices > 1 else {}
             sizes |= split | dict(zip(torus, factors[axis].torus, strict=True))
         else:
-            sizes[axis] = size
+            sizes |= present({axis: size})
     types = (AxisType.Explicit,) * len(sizes)
     return Mesh(devices.reshape(*sizes.values()), tuple(sizes), axis_types=types)
+
+
+def present(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The axes that a mesh of these sizes has, of the axes of the config."""
+    return {axis: size for axis, size in sizes.items() if size > 1 or axis not in OPTIONAL_AXES}
 
 
 def axis_sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
@@ -141,14 +154,32 @@ def axis_sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
 def _sub_axes(axis: str, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     """The names in `mesh` of an axis of the config: several where it is split."""
     names = SUB_AXES.get(axis, (axis,))
-    return tuple(name for name in names if name == axis or name in mesh.axis_names)
+    always = () if axis in OPTIONAL_AXES else (axis,)
+    return tuple(name for name in names if name in always or name in mesh.axis_names)
+
+
+_pipeline_around: Any = jax.make_user_context(default_value=frozenset[str]())
+"""The mesh axes of the pipeline that the code inside `per_device` belongs to."""
+
+
+def _pipeline_axes() -> frozenset[str]:
+    """The mesh axes over which the code being traced is one stage of a pipeline."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(mesh.manual_axes) == len(mesh.axis_names):
+        return _pipeline_around.value
+    return frozenset(mesh.manual_axes)
 
 
 def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
-    """The names in `mesh` (None: the current one) of all mesh axes that split a logical axis."""
+    """The names in `mesh` of all mesh axes that split a logical axis.
+
+    None: the current mesh; then without those of a pipeline, whose stages each have arrays of
+    their own.
+    """
+    others = _pipeline_axes() if mesh is None else ()
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     axes = () if axis is None else LOGICAL_TO_MESH[axis]
-    return tuple(name for each in axes for name in _sub_axes(each, mesh))
+    return tuple(name for each in axes for name in _sub_axes(each, mesh) if name not in others)
 
 
 def stepwise() -> frozenset[str]:
@@ -175,6 +206,13 @@ def logical_spec(*axes: str | None, mesh: Mesh | AbstractMesh | None = None) -> 
     return PartitionSpec(*(part[0] if len(part) == 1 else (part or None) for part in parts))
 
 
+def current_sharding(*axes: str | None) -> NamedSharding:
+    """`logical_spec` with the sizes of the current mesh; in a pipeline, of one stage of it."""
+    sizes, stages = jax.sharding.get_abstract_mesh().shape, _pipeline_axes()
+    own = {name: size for name, size in sizes.items() if name not in stages}
+    return NamedSharding(AbstractMesh(tuple(own.values()), tuple(own)), logical_spec(*axes))
+
+
 def has_mesh() -> bool:
     """Whether a mesh is set (`jax.set_mesh`) for the code being traced."""
     return not jax.sharding.get_abstract_mesh().empty
@@ -183,9 +221,11 @@ def has_mesh() -> bool:
 def has_shardings() -> bool:
     """Whether arrays of the code being traced have shardings.
 
-    True where a mesh is set, except inside `per_device`, whose arrays are one device's parts.
+    True where a mesh is set, except inside `per_device`, whose arrays are one device's parts. A
+    stage of a pipeline has arrays split over the other axes.
     """
-    return has_mesh() and not jax.sharding.get_abstract_mesh().manual_axes
+    devices = jax.sharding.get_abstract_mesh()
+    return not devices.empty and len(devices.manual_axes) < len(devices.axis_names)
 
 
 def out_sharding(*axes: str | None) -> PartitionSpec | None:
@@ -201,6 +241,14 @@ def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
     for spec in gather_steps(source, logical_spec(*axes), stepwise()):
         x = jax.sharding.reshard(x, spec)
     return x
+
+
+def whole_stack(x: jax.Array) -> jax.Array:
+    """Gathers the layers that stages hold: [layers, ...], as split as before in the rest."""
+    stages, spec = mesh_axes("layers"), spec_of(x)
+    if not stages or spec is None or not spec or spec[0] is None:
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(None, *spec[1:]))
 
 
 def spec_of(x: jax.Array) -> PartitionSpec | None:
@@ -255,6 +303,8 @@ def _platform(device: Any) -> str:
 def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) -> Callable:
     """Wraps `f` in `shard_map`; returns `f` itself without a mesh or inside `per_device`.
 
+    In a stage of a pipeline, over the devices of the stage.
+
     Args:
       f: a function of arrays (or Nones) to a tuple of arrays. It does its own collectives over
         `mesh_axes`, and needs its own derivative: replication is not checked.
@@ -266,7 +316,16 @@ def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) ->
         return f
     specs = tuple(logical_spec(*axes) if isinstance(axes, tuple) else axes for axes in in_axes)
     outs = tuple(logical_spec(*axes) for axes in out_axes)
-    inner = jax.shard_map(f, in_specs=specs, out_specs=outs, check_vma=False)
+    stages = _pipeline_axes()
+    free = set(jax.sharding.get_abstract_mesh().axis_names) - stages
+
+    def run(*args: Any) -> Any:
+        with _pipeline_around(stages):
+            return f(*args)
+
+    inner = jax.shard_map(
+        run if stages else f, in_specs=specs, out_specs=outs, axis_names=free, check_vma=False
+    )
     return lambda *args: inner(
         *(a if a is None else jax.sharding.reshard(a, s) for a, s in zip(args, specs, strict=True))
     )

@@ -72,6 +72,8 @@ class StepTime:
     transfers: tuple[Transfer, ...] = ()
     narrow: float = 0.0
     """Of `products`: those with operands of 8 bits."""
+    bubble: float = 0.0
+    """In which a stage of a pipeline waits for microbatches; 0 if in `products`."""
 
     @property
     def computing(self) -> float:
@@ -94,7 +96,7 @@ class StepTime:
     @property
     def total(self) -> float:
         """Seconds of the step."""
-        return self.computing + sum(self.exposed.values())
+        return self.computing + self.bubble + sum(self.exposed.values())
 
 
 def product_seconds(chip: Chip, flops: float, dtype: NarrowDtype | None = None) -> float:

@@ -70,6 +70,10 @@ def figures(
         None if has_bits or (tasks and history.evals) else _accuracy(history, whole),
         _small(history, "learning_rate", "Learning rate", "learning rate", smooth=False),
         _small(history, "gradient_norm", "Gradient norm", "norm", log=True),
+        *(
+            _small(history, f"expert_load_{name}", f"Load of {words}", "of the mean", smooth=False)
+            for name, words in (("max", "the fullest expert"), ("min", "the emptiest expert"))
+        ),
         _small(history, "tokens_per_second", "Throughput", "tokens per second", zero=True),
         _small(
             history, "data_wait_share", "Waiting for data", "% of the time", scale=100, zero=True

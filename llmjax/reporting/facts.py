@@ -48,6 +48,11 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
     elif model.kv_heads != model.num_heads:
         heads += f", {model.kv_heads} for keys and values"
     mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
+    if model.moe is not None:
+        mlp += (
+            f"; {count(model.moe.num_experts)} experts {count(model.expert_width)} wide, "
+            f"{count(model.moe.experts_per_token)} per token"
+        )
     parameters = finite_number(recorded, "parameters")
     vocabulary = model.vocab_size or finite_number(recorded, "vocab_size")
     trainable = finite_number(recorded, "learning")

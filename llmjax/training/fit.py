@@ -96,7 +96,8 @@ def _is_small(config: Config, topology: Topology) -> bool:
     model = config.model
     available = topology.memory
     layers = model.num_encoder_layers + model.num_decoder_layers
-    widths = 4 * max((model.mlp_width, *model.layer_d_ff)) + 12 * model.d_model
+    experts = 0 if model.moe is None else model.moe.experts_per_token * model.expert_width
+    widths = 4 * max((model.mlp_width, *model.layer_d_ff, experts)) + 12 * model.d_model
     stage = config.data.largest_stage
     rows = math.ceil(stage.batch_size / config.optimizer.accumulate / topology.devices)
     kept = rows * stage.length * layers * (widths + model.num_heads * stage.length) * 4

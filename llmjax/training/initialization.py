@@ -122,6 +122,10 @@ def _shared_leaves(tree: Tree, reference: Tree) -> Tree:
     }
 
 
+NARROW = (ParamKind.MATRIX, ParamKind.EMBEDDING)
+"""Kinds of frozen parameters that are stored in the compute dtype."""
+
+
 def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
     """Writes the frozen parameters, matrices in the compute dtype; returns them as stored.
 
@@ -134,7 +138,7 @@ def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
         return {
             name: stored(value, names[name])
             if isinstance(value, dict)
-            else value.astype(dtype if param_kind(names[name]) != ParamKind.VECTOR else np.float32)
+            else value.astype(dtype if param_kind(names[name]) in NARROW else np.float32)
             for name, value in part.items()
         }
 

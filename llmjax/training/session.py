@@ -23,11 +23,12 @@ from llmjax.model.compute import check_quantization
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
 from llmjax.model.params import param_specs
+from llmjax.model.stages import check_microbatches
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
 from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.chips import chip_of
-from llmjax.parallel.mesh import check_divides, make_mesh
+from llmjax.parallel.mesh import axis_size, check_divides, make_mesh
 from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import process_0_first
 from llmjax.run.config.build import ConfigError
@@ -199,7 +200,13 @@ def open_session(config: Config, run: Run) -> Session:
     rates = lr_multipliers(config.trainable, network.model.config, network.abstract_params())
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
-    optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
+    optimizer = make_optimizer(
+        config.optimizer,
+        steps,
+        trained_axes,
+        trained_rates,
+        bias_update_rate=network.model.config.bias_update_rate,
+    )
     optimizer = skip_spikes(optimizer, config.spikes)
     return Session(
         config,
@@ -246,6 +253,9 @@ def _check_batches(config: Config, workload: Workload, mesh: Mesh) -> None:
         for array in spec.values():  # the residual stream splits the length further
             split_by = ["residual" if axis == "length" else axis for axis in array.axes]
             check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
+            stages = axis_size(mesh, "layers")
+            rows = array.shape[0] // parts // (axis_size(mesh, "batch") // stages)
+            check_microbatches(config.compute, stages, rows)
 
 
 def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:

@@ -100,6 +100,7 @@ def _program(session: Session, loss: LossFunction) -> Step:
         seed=config.seed,
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
+        prepare=session.model.quantized_once,
         compiler_options=accepted_options(
             platform, config.compute.xla_options, session.mesh.devices.flat[0].device_kind
         ),

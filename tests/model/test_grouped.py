@@ -44,6 +44,17 @@ def test_products_of_each_group(name, implementation, monkeypatch):
     np.testing.assert_allclose(grouped.grouped_outer(rows, others, sizes), outer, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_the_kernel_of_tpus(name):
+    rows, weights, others = (jnp.asarray(x, jnp.bfloat16) for x in arrays())
+    wide = [np.asarray(x, np.float32) for x in (rows, weights, others)]
+    _, outer = expected(*wide, SIZES[name])
+    sizes = jnp.array(SIZES[name], jnp.int32)
+    found = grouped.megablox_outer(rows, others, sizes, interpret=True)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, outer, atol=1e-4)
+
+
 def test_a_cpu_computes_no_group_for_others():
     """`jax.lax.ragged_dot` multiplies all rows by all groups there."""
     rows, weights, _ = arrays(512, 32, 64)

@@ -14,10 +14,14 @@ from llmjax.errors import UserError
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
+from llmjax.model.experts import AXES
+from llmjax.model.flops import flops_per_token
 from llmjax.model.layers import TRAIN
 from llmjax.model.lora import LoraConfig
+from llmjax.model.model import Model
 from llmjax.model.moe import MoE
 from llmjax.model.moe_config import MoEConfig
+from llmjax.model.quantized import quantize
 
 SMALL = MoEConfig(num_experts=8, experts_per_token=2, expert_width=12)
 GPT_OSS = {"activation": "quick_gelu", "activation_limit": 0.5, "up_offset": 1.0}
@@ -243,6 +247,34 @@ def test_decoding_with_a_cache_equals_the_full_forward():
         here = jnp.full((8, 1), place)
         logits, cache = decode(params, tokens()[:, place : place + 1], here, cache)
         np.testing.assert_allclose(logits[:, 0], expected[:, place], atol=2e-4)
+
+
+def test_parameters_and_flops_that_a_token_uses():
+    """Per sparse layer: a router of 16 x 8, 2 of 8 experts of 3 x 16 x 12, a shared one of 8."""
+    config = replace(PATTERN, tie_embeddings=True)
+    attention, dense = 16 * 4 * (4 + 2 + 2 + 4), 3 * 16 * 64
+    sparse = 16 * 8 + 3 * 16 * (2 * 12 + 8)
+    weights = 5 * attention + 3 * dense + 2 * sparse + 32 * 16
+    assert flops_per_token(config, 8) == 6 * weights + 5 * 12 * 16 * 8
+    model = Model(config)
+    assert model.num_active_params() == weights + 11 * 16  # the scales of norms
+    assert model.num_params() - model.num_active_params() == 2 * 6 * 3 * 16 * 12
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantized_experts_are_near_those_of_float32(weights):
+    config = replace(LLAMA, d_model=64, moe=replace(SMALL, expert_width=32))
+    run, params = layer(config)
+    x, _ = inputs(width=64)
+    kernels = {
+        name: part | {"kernel": quantize(part["kernel"], axes, (-2,), weights)}
+        for (name, part), axes in zip(
+            params["experts"].items(), (AXES.down, AXES.gate, AXES.up), strict=True
+        )
+    }
+    y, expected = run(params | {"experts": kernels}, x)[0], run(params, x)[0]
+    error = jnp.linalg.norm(y - expected) / jnp.linalg.norm(expected)
+    assert 0 < error < {"int8": 0.02, "int4": 0.15}[weights]
 
 
 BAD = {

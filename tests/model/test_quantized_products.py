@@ -21,9 +21,13 @@ from llmjax.model.compute import ComputeConfig, Precision, Quantization, check_q
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.params import param_specs
+from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel import mesh
 from llmjax.parallel.chips import CHIPS
 from llmjax.parallel.mesh import make_mesh
+from llmjax.state import init_state
+from llmjax.step import make_train_step
 
 WIDE = Precision("float32")
 # Shape of x and of the kernel, the kernel's axes, those of the result.
@@ -87,6 +91,17 @@ def test_values_and_gradients_are_those_of_qwix(case, dtype):
     assert 1e-3 < error.std() / exact.std() < 0.1
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_tpus_sum_over_rows_with_one_operand_transposed(case, monkeypatch):
+    """Of which the columns are fewer: the kernel's inputs in one case, its outputs in the other."""
+    x, kernel, dy = arguments(case)
+    quantization = Quantization("int8")
+    expected = with_gradients(quantized(case, quantization), x, kernel, dy)[2]
+    monkeypatch.setattr(mesh, "platform", lambda: "tpu")
+    found = with_gradients(quantized(case, quantization), x, kernel, dy)[2]
+    np.testing.assert_allclose(found, expected, 1e-6, 1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "fp8"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_any_mesh_computes_the_same(case, dtype):
@@ -120,9 +135,12 @@ def test_a_model_trains_with_its_products_quantized():
         losses[key], gradients[key] = jax.jit(jax.value_and_grad(loss_of(each)))(params, rows)
     with jax.set_mesh(make_mesh(MESHES["tensor"])):
         spread = placed(params, model)
-        losses["mesh"], gradients["mesh"] = jax.jit(jax.value_and_grad(loss_of(model)))(
-            spread, rows
-        )
+
+        def prepared(params, rows):
+            once = model.quantized_once(jax.lax.stop_gradient(params))
+            return loss_of(model)(once(params), rows)
+
+        losses["mesh"], gradients["mesh"] = jax.jit(jax.value_and_grad(prepared))(spread, rows)
     assert losses["quantized"] != losses["wide"]
     assert losses["quantized"] == pytest.approx(float(losses["wide"]), rel=5e-3)
     assert losses["mesh"] == pytest.approx(float(losses["quantized"]), rel=1e-4)
@@ -171,6 +189,47 @@ def test_programs_have_narrow_products_forward_and_backward(platform, dtype, siz
     if platform == "tpu":
         only = replace(compute, quantized_gradients="inputs", quantized_params=("*.mlp.*",))
         assert lowered_products(platform, sizes, only)[pair] == 3 + 2 + 3
+
+
+def quantizations(jaxpr, looped=False):
+    """(shape, whether it is inside a loop) of each array that is rounded to 8 bits."""
+    for equation in jaxpr.eqns:
+        if equation.params.get("new_dtype") == jnp.int8:
+            yield equation.invars[0].aval.shape, looped
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=has_equations):
+            inner = getattr(inner, "jaxpr", inner)
+            if has_equations(inner):
+                yield from quantizations(inner, looped or equation.primitive.name == "scan")
+
+
+def has_equations(value):
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_a_step_quantizes_each_weight_once(prepares):
+    """Before the loops over microbatches and layers; not prepared, twice in each layer."""
+    compute = ComputeConfig("bfloat16", attention="reference", remat="full", quantization="int8")
+    model = Model(resolve(replace(LLAMA, num_kv_heads=2), 32), compute)
+    optimizer = make_optimizer(AdamWConfig(), 10, model.logical_axes())
+    prepare = model.quantized_once if prepares else None
+    with pretend.devices("tpu", **pretend.EIGHT):
+        step = make_train_step(
+            lambda params, rows, key: token_loss(model, params, rows),
+            optimizer,
+            seed=0,
+            accumulate=2,
+            prepare=prepare,
+        )
+        state = jax.eval_shape(lambda: init_state(model, optimizer, jax.random.key(0)))
+        jaxpr = jax.make_jaxpr(step)(state, pretend.packed(16, 24)).jaxpr
+        found = Counter(quantizations(jaxpr))
+    specs = [spec for spec in param_specs(model.config, compute).specs if spec.quantized]
+    stacked = Counter((spec.shape.shape, False) for spec in specs)
+    layers = Counter((spec.shape.shape[1:], True) for spec in specs)
+    kernels = {shape for shape, _ in stacked + layers}
+    expected = stacked if prepares else layers + layers
+    assert Counter({each: n for each, n in found.items() if each[0] in kernels}) == expected
 
 
 def test_an_encoder_decoder_has_its_cross_attention_quantized():

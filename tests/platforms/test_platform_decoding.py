@@ -128,9 +128,9 @@ def test_compression(platform, dtype):
     model = model_of("decoder", dtype)
     with pretend.devices(platform):
         params, text = pretend.params_of(model, dtype), ints("batch", None)
-        prefill = codec._prefill.trace(model, params, text, slots=SLOTS)
+        prefill = codec._prefill.trace(model, params, text, slots=SLOTS, context=SLOTS)
         check(prefill, platform, kernel=forward(platform, dtype))
-        check(codec._empty.trace(model, B, SLOTS), platform)
+        check(codec._empty.trace(model, B, SLOTS, SLOTS), platform)
         cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
         check(codec._grow.trace(cache, 2 * SLOTS), platform)
         targets = jax.ShapeDtypeStruct((B,), jnp.uint32)

@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = runs.config(
         folder,
-        mesh=MeshConfig(fsdp=4, tensor=2),
+        mesh=MeshConfig(stage=2, fsdp=2, tensor=2),
         checkpoint=CheckpointConfig(every=2, keep_last=1, keep_best=1),
         evaluation=EvaluationConfig(every=4, batch_size=8),
         samples=SamplesConfig(every=8, prompts=("a cat",), decoding=DecodingConfig(4)),

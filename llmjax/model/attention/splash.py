@@ -84,8 +84,7 @@ def _kernel_spec(kernel: kernels.SplashAttentionKernel, sharding: ActivationShar
     """Partitions of the kernel's tables, as a tree; None without a mesh."""
     if not mesh.has_shardings():
         return None
-    devices, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", sharding.length)
-    return kernel.manual_sharding_spec(jax.sharding.NamedSharding(devices, spec))
+    return kernel.manual_sharding_spec(mesh.current_sharding("heads", sharding.length))
 
 
 def _kernel(

@@ -134,6 +134,8 @@ def _speed(config: Plain) -> Plain:
     compute: Plain = {
         "context_parallel": "gather",
         "offload": [],
+        "pipeline_microbatches": None,
+        "pipeline_rounds": 1,
         "quantization": "none",
         "quantized_gradients": "all",
         "quantized_params": [],
@@ -162,6 +164,7 @@ def _speed(config: Plain) -> Plain:
         "model": config["model"] | model,
         "compute": config["compute"] | compute,
         "loss": {"multi_token_weight": 0.3} | config["loss"],
+        "mesh": config["mesh"] | {"stage": 1},
         "optimizer": config["optimizer"] | optimizer,
     }
 

@@ -23,7 +23,7 @@ from llmjax.parallel.mesh import make_mesh
 from llmjax.run.config.storage import from_json
 from llmjax.run.planning.gpu_targets import target_config
 from llmjax.run.planning.program import lowered_step
-from llmjax.run.planning.topology import Topology, parse_topology
+from llmjax.run.planning.topology import Topology, compiler_topology, parse_topology
 from llmjax.storage.json_documents import parse_json
 
 
@@ -87,7 +87,7 @@ def topology_devices(topology: Topology) -> Sequence[Any]:
     several: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.chip.name == "v4":
         several["chip_config_name"] = "megacore"
-    return topologies.get_topology_desc(topology.name, "tpu", **several).devices
+    return topologies.get_topology_desc(compiler_topology(topology.name), "tpu", **several).devices
 
 
 def versions(topology: Topology) -> str:

@@ -15,5 +15,6 @@ def with_compiled(plan: Plan) -> Plan:
     """
     layers = plan.model.num_encoder_layers + plan.model.num_decoder_layers
     flops = step_attention_flops(plan.work) / (FORWARD + BACKWARD) / layers
+    flops *= plan.work.schedule.stages / plan.work.schedule.microbatches  # of a microbatch
     config, topology = plan.config, plan.topology
     return replace(plan, compiled=compile_plan(config, topology, plan.model.vocab_size, flops))

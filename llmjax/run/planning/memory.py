@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from llmjax.losses.fused import CHUNK_BYTES, CHUNK_TOKENS
 from llmjax.model.config import ModelConfig
+from llmjax.parallel.pipeline import NO_PIPELINE, Schedule
 from llmjax.run.planning.parameters import StateBytes
 
 CODE = 0.15e9
@@ -57,6 +58,8 @@ class Shares:
     """Devices that split heads, MLP and vocabulary: tensor."""
     length: int
     """Devices that split rows along their length: sequence."""
+    schedule: Schedule = NO_PIPELINE
+    """Of the pipeline's stages."""
 
 
 def analytic_memory(
@@ -87,20 +90,23 @@ def analytic_memory(
       on_cpu: whether weights are used where they are, and programs are small.
     """
     layers = model.num_encoder_layers + model.num_decoder_layers
-    gathered = shares.weights > 1
-    blocks = state.parameters / 4 * shares.weights / layers * width
-    layer = WORKING * rows * whole / layers + (2 * blocks if gathered else 0.0)
+    gathered, schedule = shares.weights > 1, shares.schedule
+    blocks = state.parameters / 4 * shares.weights / (layers / schedule.stages) * width
+    passing = rows * schedule.stages / schedule.microbatches
+    layer = WORKING * passing * whole / layers + (2 * blocks if gathered else 0.0)
     vocabulary = -(-model.vocab_size // shares.heads)
     tokens = rows * length / shares.length
     chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_BYTES // (4 * vocabulary)))
     head = vocabulary * model.d_model
     loss = chunk * vocabulary * (4 + 4 + width) + head * 4 + (head * width if gathered else 0.0)
-    passes = 1 if accumulate == 1 else 2
+    passes = 1.0 if accumulate == 1 else 2.0
+    if schedule.stages > 1:  # that of a group of layers, before it is added
+        passes += 1 / schedule.rounds
     return Memory(
         parameters=state.parameters,
         gradients=state.trained * passes,
         optimizer=state.optimizer,
-        activations=rows * kept,
+        activations=rows * kept * (1 + schedule.waiting),
         layer=layer,
         loss=loss,
         code=0.0 if on_cpu else CODE,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmjax.model.compute import ComputeConfig
+from llmjax.model.model import Model
 from llmjax.parallel.chips import GIB
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.planning.plan import Plan
@@ -46,6 +47,7 @@ def as_data(
         "length": plan.stage.length,
         "rows_per_device": plan.rows,
         "accumulate": plan.config.optimizer.accumulate,
+        "pipeline": _pipeline_data(plan),
         "remat": plan.config.compute.remat,
         "quantization": plan.config.compute.quantization,
         "parameters": {str(kind): count for kind, count in plan.parameters.items()},
@@ -74,6 +76,13 @@ def as_data(
     }
 
 
+def _pipeline_data(plan: Plan) -> dict[str, Any] | None:
+    schedule = plan.work.schedule
+    if schedule.stages == 1:
+        return None
+    return {**schedule._asdict(), "bubble": schedule.bubble}
+
+
 def _time_data(time: StepTime) -> dict[str, Any]:
     exposed = time.exposed
     return {
@@ -81,6 +90,7 @@ def _time_data(time: StepTime) -> dict[str, Any]:
         "narrow_products": time.narrow,
         "attention": time.attention,
         "memory": time.memory,
+        "bubble": time.bubble,
         "collectives": [
             {
                 "kind": each.kind,
@@ -113,6 +123,12 @@ def _head(plan: Plan) -> Iterator[str]:
         + (f" at a time, {parts} times" if parts > 1 else "")
         + f"; {_dtypes(plan.config.compute)}, remat {plan.config.compute.remat}"
     )
+    schedule = plan.work.schedule
+    if schedule.stages > 1:
+        yield (
+            f"pipeline: {schedule.stages} stages, {schedule.microbatches} microbatches, rounds "
+            f"{schedule.rounds}; the bubble is {schedule.bubble:.1%} of the layers' time"
+        )
     if plan.compiled is None:
         yield "analytic: from the config and data sheets; --compile asks the compiler"
     else:
@@ -130,6 +146,9 @@ def _parameters(plan: Plan) -> Iterator[str]:
     yield f"{'parameters':52}{short_count(total):>10}"
     for kind, count in plan.parameters.items():
         yield f"  {kind:50}{short_count(count):>10}{count / total:>8.1%}"
+    if plan.model.moe is not None:
+        active = Model(plan.model, plan.config.compute).num_active_params()
+        yield f"  {'of which a token uses':50}{short_count(active):>10}{active / total:>8.1%}"
 
 
 def _memory(plan: Plan, changes: Sequence[str]) -> Iterator[str]:
@@ -160,6 +179,7 @@ def _time(plan: Plan) -> Iterator[str]:
     yield f"{f'time per step, predicted ({depth})':52}{time.total:>8.3f} s"
     parts = [("matrix products", time.products), ("attention", time.attention)]
     parts += [("memory traffic, optimizer", time.memory)] if time.memory else []
+    parts += [("waiting for other stages (the bubble)", time.bubble)] if time.bubble else []
     for name, seconds in parts:
         yield f"  {name:50}{seconds:>8.3f} s{seconds / time.total:>8.1%}"
         if name == "matrix products" and time.narrow:

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     EMBEDDING = "embedding"
     ATTENTION = "attention"
     MLP = "mlp"
+    EXPERTS = "experts"
     HEAD = "lm_head"
     ADAPTER = "adapters"
     OTHER = "norms and others"
@@ -51,6 +52,8 @@ _MODULES = {
     "attention": Kind.ATTENTION,
     "cross_attention": Kind.ATTENTION,
     "mlp": Kind.MLP,
+    "shared": Kind.MLP,
+    "experts": Kind.EXPERTS,
     "unembedding": Kind.HEAD,
     "unembedding_bias": Kind.HEAD,
     "transform": Kind.HEAD,

@@ -1,5 +1,6 @@
 """A plan: the memory, time and cost of a config on given devices."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +13,10 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import check_quantization
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
-from llmjax.model.params import param_specs
+from llmjax.model.params import check_mesh
+from llmjax.model.stages import check_microbatches, schedule_of
 from llmjax.optimizers.trainable import TrainHeads
-from llmjax.parallel.mesh import LOGICAL_TO_MESH, mesh_sizes
+from llmjax.parallel.mesh import LOGICAL_TO_MESH, mesh_sizes, present
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.config.schema import Config
 from llmjax.run.planning.compiled import Compiled
@@ -28,6 +30,7 @@ ROWS = LOGICAL_TO_MESH["batch"]
 (WEIGHTS,) = LOGICAL_TO_MESH["embed"]
 (LENGTH,) = LOGICAL_TO_MESH["length"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
+(STAGES,) = LOGICAL_TO_MESH["layers"]
 
 
 @dataclass(frozen=True)
@@ -158,14 +161,15 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     row = Row(model, compute, stage.length, names, on_cpu)
     whole = replace(row, compute=replace(compute, remat="none", offload=()))
     accumulate = config.optimizer.accumulate
-    parts = accumulate * sizes[ROWS[0]] * sizes[ROWS[1]]
+    parts = accumulate * math.prod(sizes[axis] for axis in ROWS)
     rows = stage.batch_size / parts
+    schedule = schedule_of(compute, sizes[STAGES], round(rows * sizes[STAGES]))
     memory = analytic_memory(
         model,
         state,
         kept_bytes(row),
         kept_bytes(whole),
-        Shares(sizes[WEIGHTS], sizes[HEADS], sizes[LENGTH]),
+        Shares(sizes[WEIGHTS], sizes[HEADS], sizes[LENGTH], schedule),
         rows=rows,
         length=stage.length,
         accumulate=accumulate,
@@ -175,7 +179,7 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
     if config.replay.every:
         memory = with_copies(memory, 1)
     flops = Flops() if topology.chip is None else product_flops(row)
-    work = Work(model, compute, state, flops, sizes, rows, stage.length, accumulate)
+    work = Work(model, compute, state, flops, sizes, rows, stage.length, accumulate, schedule)
     time = None if topology.chip is None else analytic_time(work, topology)
     parameters = parameters_by_kind(model, compute)
     return Plan(
@@ -205,11 +209,14 @@ def check_divides(
       UserError: they do not.
     """
     with jax.sharding.use_abstract_mesh(abstract_mesh(sizes, "cpu")):
-        param_specs(model, config.compute).check_mesh()
-    parts = sizes[ROWS[0]] * sizes[ROWS[1]] * config.optimizer.accumulate
+        check_mesh(model, config.compute)
+    parts = math.prod(sizes[axis] for axis in ROWS) * config.optimizer.accumulate
     if stage.batch_size % parts:
-        fix = f"give a multiple of {parts} (data x fsdp x accumulate), or another mesh"
+        names = " x ".join(present(dict.fromkeys(reversed(ROWS), 1) | {STAGES: sizes[STAGES]}))
+        fix = f"give a multiple of {parts} ({names} x accumulate), or another mesh"
         raise UserError(f"data.batch_size {stage.batch_size}", f"does not divide by {parts}", fix)
+    rows = stage.batch_size // parts * sizes[STAGES]
+    check_microbatches(config.compute, sizes[STAGES], rows)
     parts = sizes[LENGTH] * sizes[HEADS]
     if stage.length % parts:
         fix = f"give a multiple of {parts} (sequence x tensor), or another mesh"

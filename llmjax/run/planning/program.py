@@ -19,7 +19,12 @@ from llmjax.step import make_train_step
 def model_and_optimizer(config: Config, vocabulary: int) -> tuple[Model, Optimizer]:
     """The model and the optimizer of a config whose tokenizer has a vocabulary of this size."""
     model = Model(resolve(config.model, vocabulary), config.compute)
-    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
+    optimizer = make_optimizer(
+        config.optimizer,
+        config.steps,
+        model.logical_axes(),
+        bias_update_rate=model.config.bias_update_rate,
+    )
     return model, skip_spikes(optimizer, config.spikes)
 
 
@@ -50,6 +55,7 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocabulary: int) -> ja
         seed=config.seed,
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
+        prepare=model.quantized_once,
     )
     stage = config.data.largest_stage
     sharding = named_sharding(mesh, "batch", "length")

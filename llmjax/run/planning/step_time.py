@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import layer_types
 from llmjax.model.params import ParamSpec, param_specs
 from llmjax.parallel.mesh import LOGICAL_TO_MESH
+from llmjax.parallel.pipeline import NO_PIPELINE, Schedule
 from llmjax.parallel.roofline import (
     StepTime,
     Transfer,
@@ -32,7 +33,7 @@ QUANTIZING = 5
 """Bytes of memory traffic to quantize a number of an activation or of its gradient: it is read in
 bfloat16 for the largest of its channel, read again, and written in 8 bits."""
 
-REPLICAS, WEIGHTS = LOGICAL_TO_MESH["batch"]
+STAGES, REPLICAS, WEIGHTS = LOGICAL_TO_MESH["batch"]
 (LENGTH,) = LOGICAL_TO_MESH["length"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
 
@@ -52,6 +53,8 @@ class Work:
     """Of a microbatch, that this device shares with those of the same row."""
     length: int
     accumulate: int
+    schedule: Schedule = NO_PIPELINE
+    """How each microbatch is cut again to pass through the stages of a pipeline."""
 
     @property
     def tokens(self) -> float:
@@ -83,13 +86,14 @@ def analytic_time(work: Work, topology: Topology) -> StepTime:
     moved += work.accumulate * QUANTIZING * work.tokens * quantized_numbers(work)
     quantized = work.compute.quantized
     narrow = product_seconds(chip, products.narrow, None if quantized is None else quantized.dtype)
-    return StepTime(
+    time = StepTime(
         products=product_seconds(chip, products.wide) + narrow,
         narrow=narrow,
         attention=attention_seconds(chip, work.accumulate * step_attention_flops(work)),
         memory=moved / chip.bandwidth,
         transfers=tuple(transfers(work, topology)),
     )
+    return replace(time, bubble=time.computing * work.schedule.waiting)
 
 
 def quantized_numbers(work: Work) -> float:
@@ -141,10 +145,11 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
 
     Weights are gathered for the forward and for the backward pass, of each microbatch, those of
     quantized products in 8 bits; gradients are summed as often, since parts of a batch are added
-    where they are stored.
+    where they are stored. The layers of a stage are gathered in each iteration of a pipeline.
     """
     links, sizes = topology.bandwidths(work.sizes), work.sizes
-    times = work.accumulate
+    schedule = work.schedule
+    times = work.accumulate * schedule.iterations / schedule.rounds
     count = work.state.parameters / 4 * sizes[WEIGHTS]
     on_tpu = topology.platform == "tpu"
 
@@ -154,7 +159,8 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
             sent = nbytes * (size - 1) / size * (2 if kind == "all-reduce" else 1)
             yield Transfer(kind, axis, sent, links[axis], hidden)
 
-    narrow = sum(math.prod(spec.shape.shape) for spec in _quantized(work)) / sizes[HEADS]
+    narrow = sum(math.prod(spec.shape.shape) for spec in _quantized(work))
+    narrow /= sizes[HEADS] * sizes[STAGES]
     quantized = work.compute.quantized
     passes = 0 if quantized is None else 1 + quantized.inputs
     gathered = (count * work.width * 2 - narrow * (work.width - 1) * passes) * times
@@ -165,15 +171,32 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     yield from ring(WEIGHTS, trained, kind, hidden=not on_tpu)
     summed = work.state.trained / 4 * work.reduce_width * times
     yield from ring(REPLICAS, summed, "all-reduce", hidden=not on_tpu)
-    layers = work.model.num_encoder_layers + work.model.num_decoder_layers
-    rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers * times
+    count_layers = work.model.num_encoder_layers + work.model.num_decoder_layers
+    layers = count_layers * work.accumulate * (1 + schedule.waiting)
+    rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers
     again = _gathered_again(work.compute)
     yield from ring(HEADS, rows * work.width * (4 + again), "all-gather", hidden=False)
     yield from ring(HEADS, rows * work.reduce_width * 4, "reduce-scatter", hidden=False)
     width = work.model.head_width + work.model.value_width
-    keys = work.rows * work.length * work.model.kv_heads / sizes[HEADS] * width * layers * times
+    keys = work.rows * work.length * work.model.kv_heads / sizes[HEADS] * width * layers
     yield from ring(LENGTH, keys * work.width * 2, "all-gather", hidden=False)
     yield from ring(LENGTH, keys * 4, "reduce-scatter", hidden=False)
+    if sizes[STAGES] > 1:
+        sent = _stage_bytes(work)
+        yield Transfer("collective-permute", STAGES, sent, links[STAGES], hidden=False)
+
+
+def _stage_bytes(work: Work) -> float:
+    """Bytes that a device sends to other stages: in each iteration, forward and backward, a
+    microbatch to the next stage and one of the belt; and with several rounds, groups of layers to
+    the stages that compute them, and back their gradients."""
+    schedule, sizes = work.schedule, work.sizes
+    rows = work.rows * schedule.stages / schedule.microbatches * work.length
+    stream = rows / (sizes[LENGTH] * sizes[HEADS]) * work.model.d_model * work.width
+    moved = 4 * schedule.iterations * stream
+    if schedule.rounds > 1:
+        moved += (work.state.parameters + work.state.trained) * (1 - 1 / schedule.stages)
+    return work.accumulate * moved
 
 
 def _gathered_again(compute: ComputeConfig) -> int:

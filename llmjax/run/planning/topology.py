@@ -13,6 +13,9 @@ from llmjax.parallel.chips import CHIPS, Chip, chip_of
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.run.environment import memory
 
+COMPILER_NAMES = {"v7x": "tpu7x"}
+"""How TPU compilers name chips that they name otherwise."""
+
 _TEXT = re.compile(r"([a-z0-9\-]+):(\d+(?:x\d+)*)")
 
 
@@ -94,6 +97,12 @@ class Topology:
                 left[index] //= size
                 break
         return self.chip.link / 2
+
+
+def compiler_topology(name: str) -> str:
+    """The name by which TPU compilers know a topology, such as tpu7x:4x4x4 for v7x:4x4x4."""
+    chip, colon, sizes = name.partition(":")
+    return COMPILER_NAMES.get(chip, chip) + colon + sizes
 
 
 def parse_topology(text: str, slices: int = 1) -> Topology:

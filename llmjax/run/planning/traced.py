@@ -21,7 +21,7 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import param_specs
-from llmjax.parallel.mesh import logical_spec
+from llmjax.parallel.mesh import logical_spec, present
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
 
 def abstract_mesh(sizes: Mapping[str, int], platform: str) -> AbstractMesh:
     """A mesh without devices, for tracing."""
-    device = AbstractDevice(platform, 1, platform)
+    device, sizes = AbstractDevice(platform, 1, platform), present(sizes)
     types = (AxisType.Explicit,) * len(sizes)
     return AbstractMesh(tuple(sizes.values()), tuple(sizes), types, abstract_device=device)
 
@@ -137,11 +137,12 @@ def device_bytes(leaf: Any) -> float:
 
 
 def _shapes_of(params: Any) -> set[tuple[Any, tuple[int, ...]]]:
-    """Dtypes and shapes of parameters, and of one layer of each stack: the backward pass reads
-    these in place."""
+    """Dtypes and shapes of parameters, also quantized, and of one layer of each stack: the backward
+    pass reads these in place."""
     leaves = jax.tree.leaves(params)
     shapes = [leaf.shape for leaf in leaves] + [leaf.shape[1:] for leaf in leaves]
-    return {(jnp.dtype(jnp.float32), shape) for shape in shapes if shape}
+    dtypes = (jnp.float32, jnp.int8, jnp.float8_e4m3fn)
+    return {(jnp.dtype(dtype), shape) for dtype in dtypes for shape in shapes if shape}
 
 
 def flops_of(program: ClosedJaxpr) -> Flops:

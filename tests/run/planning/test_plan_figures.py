@@ -79,7 +79,8 @@ def test_quantized_products_are_faster():
         assert speeds[1] / speeds[0] == pytest.approx(gain, abs=0.005), topology
         flops = narrow.work.row_flops
         assert flops.narrow + flops.wide == wide.work.row_flops.wide
-        assert narrow.memory.peak == wide.memory.peak
+        # But for a scale for each output of a weight.
+        assert narrow.memory.peak == pytest.approx(wide.memory.peak, rel=1e-3)
         times = wide.time, narrow.time
         assert times[0].products - times[1].products == pytest.approx(times[1].narrow, rel=2e-3)
     gathers = [plan.time.transfers[0].wire_bytes for plan in plans]

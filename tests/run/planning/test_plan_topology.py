@@ -3,7 +3,7 @@
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.run.planning.topology import parse_topology
+from llmjax.run.planning.topology import compiler_topology, parse_topology
 
 
 def bandwidths(text: str, **sizes: int) -> dict[str, float]:
@@ -36,6 +36,8 @@ def test_counts():
     assert parse_topology("b200:8").devices == 8
     ironwood = parse_topology("v7x:2x2x1")
     assert (ironwood.chips, ironwood.devices) == (4, 8)
+    assert compiler_topology(ironwood.name) == "tpu7x:2x2x1"
+    assert compiler_topology("v5p:4x4x4") == "v5p:4x4x4"
     assert parse_topology("cpu").memory is not None
 
 
