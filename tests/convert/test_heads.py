@@ -158,13 +158,15 @@ def outputs_for_examples(model, pad, examples):
 
 
 # Families for which Transformers has no such class.
-HEADLESS = ("granite", "internlm3", "cohere", "cohere2")
+HEADLESS = ("granite", "internlm3", "cohere", "cohere2", "olmoe", "glm4-moe", "granitemoe")
+UNANSWERING = ("olmo2", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "gpt-oss")
+LATENT = ("deepseek-v2", "deepseek-v3", "deepseek-v2-moe", "deepseek-v3-moe")
 MISSING = {
     "classification": HEADLESS,
     "multilabel": HEADLESS,
     "regression": HEADLESS,
-    "token_classification": ("olmo2", "gemma3", *HEADLESS),
-    "extractive_qa": ("olmo2", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", *HEADLESS),
+    "token_classification": ("olmo2", "gemma3", "deepseek-v2", "deepseek-v2-moe", *HEADLESS),
+    "extractive_qa": (*UNANSWERING, *LATENT, *HEADLESS),
 }
 
 

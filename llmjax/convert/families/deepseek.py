@@ -1,13 +1,15 @@
-"""DeepSeek V2 and V3: multi-head latent attention. Models whose layers are all dense."""
+"""DeepSeek V2 and V3 (also Kimi K2): multi-head latent attention and mixtures of experts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import ENDS, NORMS_BEFORE, SILU, tied
+from llmjax.convert.families.moe import QWEN_EXPERTS, router, shared
 from llmjax.convert.families.tables import DECODER, GROUPED, SIZES, decoder_classes, dense, mlp
-from llmjax.convert.hf.attention_fields import Latent, Rotary, num_layers
+from llmjax.convert.hf.attention_fields import Latent, Rotary
 from llmjax.convert.hf.config import HFConfig
+from llmjax.convert.hf.expert_fields import Experts, FirstDense
 from llmjax.convert.hf.fields import Field, Renamed, constant
 from llmjax.convert.hf.names import Layout, NameRow, NameTable, Segment
 from llmjax.model.config import ModelConfig
@@ -23,7 +25,7 @@ def _part(param: str, tensor: str, kernel: str, sizes: tuple[str, str], number: 
 
 
 _KV_DOWN, _KV_UP = f"{_D}.self_attn.kv_a_proj_with_mqa", f"{_D}.self_attn.kv_b_proj"
-_DOWN, _UP = ("c", "s"), ("o", "w")
+_DOWN, _UP = ("c", "s"), ("g", "w")
 LATENT_ROWS = (
     *(
         NameRow(row.param, row.tensor, row.layout, only=("compresses_queries", compressed))
@@ -53,23 +55,32 @@ LATENT_ROWS = (
 
 
 @dataclass(frozen=True)
-class DenseLayers:
-    """The number of first layers without experts, which must be all of them."""
-
-    default: int
+class GreedyExperts(Experts):
+    """As `Experts`, with groups only if topk_method says so (DeepSeek V2)."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
-        first = hf.get("first_k_dense_replace", int, self.default)
-        if first < num_layers(hf):
-            why = "the layers after these have experts, which llmjax does not read in this family"
-            raise hf.error("first_k_dense_replace", first, why)
-        return {}
+        method = hf.get("topk_method", str, "greedy")
+        if method not in ("greedy", "group_limited_greedy"):
+            raise hf.error("topk_method", method, "supported are greedy and group_limited_greedy")
+        hf.names_read.update(("n_group", "topk_group"))
+        grouped = replace(self, groups=(1, 1)) if method != "greedy" else self
+        return super(GreedyExperts, grouped).read(hf)
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        return {"first_k_dense_replace": config.num_decoder_layers}
+        if config.moe is None or config.moe.groups == 1:
+            return super().write(config) | {"topk_method": "greedy"}
+        grouped = super(GreedyExperts, replace(self, groups=(1, 1))).write(config)
+        return grouped | {"topk_method": "group_limited_greedy"}
 
 
-def _deepseek(model_type: str, name: str, dense_layers: int, *fields: Field) -> Family:
+def _deepseek(
+    model_type: str,
+    name: str,
+    experts: Experts,
+    rows: tuple[NameRow, ...],
+    *fields: Field,
+    tokens: str = "score",
+) -> Family:
     return Family(
         model_type,
         f"{name}ForCausalLM",
@@ -82,7 +93,7 @@ def _deepseek(model_type: str, name: str, dense_layers: int, *fields: Field) -> 
             Latent(),
             Rotary(fraction=None),
             Renamed("qkv_bias attention_out_bias", "attention_bias", bool, False),
-            DenseLayers(dense_layers),
+            experts,
             tied(False),
             *fields,
         ),
@@ -97,32 +108,57 @@ def _deepseek(model_type: str, name: str, dense_layers: int, *fields: Field) -> 
                     up=f"{_D}.mlp.up_proj",
                     down=f"{_D}.mlp.down_proj",
                 ),
+                *rows,
+                *QWEN_EXPERTS,
+                *shared("mlp.shared_experts"),
             ),
             prefix="model.",
             ignorable=(r"rotary_emb\.inv_freq$",),
             copies={"lm_head.weight": "model.embed_tokens.weight"},
         ),
-        # Of experts, which no layer has; and a number of layers that Transformers does not load.
+        # Of training; of a layer that Transformers does not load; and the same in all files.
         ignored=frozenset(
-            """n_group topk_group topk_method n_routed_experts n_shared_experts norm_topk_prob
-            num_experts_per_tok moe_intermediate_size moe_layer_freq routed_scaling_factor
-            scoring_func seq_aux aux_loss_alpha ep_size output_router_logits num_local_experts
-            num_nextn_predict_layers num_mtp_layers""".split()
+            """aux_loss_alpha ep_size moe_layer_freq norm_topk_prob num_local_experts
+            num_mtp_layers num_nextn_predict_layers output_router_logits scoring_func seq_aux
+            topk_method""".split()
         ),
-        task_classes=decoder_classes(name, answers=None),
+        task_classes=decoder_classes(name, tokens, answers=None),
     )
 
 
 DEEPSEEK_V2 = _deepseek(
     "deepseek_v2",
     "DeepseekV2",
-    0,
+    GreedyExperts(
+        ("n_routed_experts",),
+        count=64,
+        chosen=6,
+        dense=FirstDense(0),
+        width=1407,
+        scale=1.0,
+        shared=2,
+        fixed={"normalize": False, "group_score": "max"},
+    ),
+    router("mlp.gate"),
     Renamed("mlp_bias", "mlp_bias", bool, False),
     constant(rope_interleaved=True),
+    tokens="",
 )
 DEEPSEEK_V3 = _deepseek(
     "deepseek_v3",
     "DeepseekV3",
-    3,
+    Experts(
+        ("n_routed_experts", "num_local_experts"),
+        count=256,
+        chosen=8,
+        dense=FirstDense(3),
+        width=2048,
+        normalize=True,
+        scale=2.5,
+        shared=1,
+        groups=(8, 4),
+        fixed={"scores": "sigmoid", "selection_bias": True},
+    ),
+    router("mlp.gate", "mlp.gate.e_score_correction_bias"),
     Renamed("rope_interleaved", "rope_interleave", bool, True),
 )

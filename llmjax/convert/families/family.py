@@ -11,6 +11,7 @@ from llmjax.convert.tensors import TensorSource, equal_tensors
 from llmjax.errors import UserError
 from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import LongRopeScaling
 from llmjax.tasks.heads import Neck
 
@@ -169,6 +170,21 @@ class TensorNames:
         raise NotImplementedError
 
 
+def canonical_moe(moe: MoEConfig, width: int) -> MoEConfig:
+    """As `canonical`, also without what only training uses.
+
+    Args:
+      moe: the config.
+      width: inner width of the model's MLP.
+    """
+    default = MoEConfig()
+    unused = ["balance_loss", "z_loss", "bias_update_rate", "capacity_factor"]
+    unused += ["groups_per_token", "group_score"] if moe.groups == 1 else []
+    unused += ["jitter"] if moe.scores != "sparsemixer" else []
+    implied = {name: getattr(default, name) for name in unused}
+    return replace(moe, expert_width=moe.expert_width or width, **implied)
+
+
 def canonical(config: ModelConfig) -> ModelConfig:
     """Make implied values explicit and reset fields without effect to their defaults.
 
@@ -178,6 +194,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
         "num_kv_heads": config.kv_heads,
         "head_dim": config.head_width if config.mla is None else None,
         "d_ff": config.mlp_width,
+        "moe": None if config.moe is None else canonical_moe(config.moe, config.mlp_width),
         "attention_scale": config.attention_scale or config.head_width**-0.5,
         "window_rope_theta": None,
     }

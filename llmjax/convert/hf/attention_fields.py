@@ -291,8 +291,11 @@ class Windows:
     """Whether the file's width counts both sides together, without the token itself."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
-        width = hf.get(self.name, int, None if self.name in hf.values else self.default)
         on = self.switch is None or hf.get(self.switch, bool, False)
+        hf.names_read.add(self.name)  # 0 where windows are off
+        width = None
+        if on:
+            width = hf.get(self.name, int, None if self.name in hf.values else self.default)
         layers = num_layers(hf)
         types = hf.get("layer_types", list, self._pattern(hf, layers))
         if len(types) != layers or any(kind not in (FULL, SLIDING) for kind in types):

@@ -48,7 +48,8 @@ RANGES: dict[str, Range] = {
     for names, limits in (
         (
             "num_hidden_layers num_layers num_decoder_layers n_layer n_layers "
-            "sliding_window_pattern global_attn_every_n_layers no_rope_layer_interval",
+            "sliding_window_pattern global_attn_every_n_layers no_rope_layer_interval "
+            "decoder_sparse_step",
             Range(1, MAX_LAYERS),
         ),
         ("max_window_layers first_k_dense_replace", Range(0, MAX_LAYERS)),
@@ -56,10 +57,15 @@ RANGES: dict[str, Range] = {
             "vocab_size type_vocab_size hidden_size d_model dim n_embd intermediate_size "
             "hidden_dim d_ff n_inner head_dim d_kv num_attention_heads num_key_value_heads "
             "num_heads n_heads n_head relative_attention_num_buckets kv_lora_rank q_lora_rank "
-            "qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim",
+            "qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim num_experts "
+            "num_local_experts n_routed_experts num_experts_per_tok moe_intermediate_size "
+            "n_group topk_group",
             Range(1, MAX_SIZE),
         ),
-        ("pad_token_id", Range(0, MAX_SIZE)),
+        (
+            "pad_token_id n_shared_experts shared_expert_intermediate_size",
+            Range(0, MAX_SIZE),
+        ),
         (
             "relative_attention_max_distance max_position_embeddings "
             "original_max_position_embeddings n_positions sliding_window local_attention",
@@ -70,7 +76,7 @@ RANGES: dict[str, Range] = {
             "rope_local_base_freq global_rope_theta local_rope_theta query_pre_attn_scalar "
             "final_logit_softcapping attn_logit_softcapping factor low_freq_factor "
             "embedding_multiplier residual_multiplier logits_scaling attention_multiplier "
-            "norm_epsilon "
+            "norm_epsilon routed_scaling_factor swiglu_limit "
             "high_freq_factor attention_factor beta_fast beta_slow mscale mscale_all_dim",
             Range(0, open=True),
         ),

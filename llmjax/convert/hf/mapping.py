@@ -1,15 +1,17 @@
 """Convert between published tensors and parameters, using a family's name table."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Protocol
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from llmjax.convert.hf.names import LAYER, NameRow, NameTable, Sizes, axis_sizes
+from llmjax.convert.hf.names import EXPERT, LAYER, NameRow, NameTable, Sizes, axis_sizes
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -23,10 +25,14 @@ from llmjax.convert.tensors import (
 )
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
+from llmjax.model.layer_types import stacked_layers
 from llmjax.model.params import Params
 from llmjax.model.trees import flatten, unflatten
 from llmjax.parallel.devices import host_device
 from llmjax.parallel.mesh import use_mesh
+
+Place = tuple[int, ...]
+"""Where a tensor's part of a stacked parameter is: its layer, and expert."""
 
 
 class ModelLike(Protocol):
@@ -36,6 +42,23 @@ class ModelLike(Protocol):
     def config(self) -> ModelConfig: ...
 
     def abstract_params(self) -> Params: ...
+
+
+def _paths(
+    row: NameRow, groups: Mapping[tuple[str, ...], tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The paths of a row's parameter, one per group of layers, and the layers' numbers."""
+    stack, _, rest = row.param.partition(".layers.")
+    if not rest:
+        yield row.param, ()
+    for (name, group), numbers in groups.items():
+        if rest and name == stack:
+            yield f"{stack}.{group}.{rest}", numbers
+
+
+def _stacking(row: NameRow) -> int:
+    """How many leading axes of the parameter are spread over tensors: layers, and experts."""
+    return sum(part in row.tensor for part in (LAYER, EXPERT))
 
 
 class BoundTable:
@@ -53,19 +76,30 @@ class BoundTable:
         self.table, self.model = table, model
         self.sizes: Sizes = axis_sizes(model.config) | dict(sizes or {})
         self.params = dict(flatten(model.abstract_params()))
-        rows = (row for row in table.rows if row.applies(model.config))
-        self.rows = {row.param: row for row in rows if row.param in self.params}
+        self.rows: dict[str, NameRow] = {}
+        self._numbers: dict[str, tuple[int, ...]] = {}
+        groups = stacked_layers(model.config)
+        for row in (row for row in table.rows if row.applies(model.config)):
+            for path, numbers in _paths(row, groups):
+                if path in self.params:
+                    self.rows[path] = replace(row, param=path)
+                    self._numbers[path] = numbers
         if unnamed := self.params.keys() - self.rows.keys():
             raise UserError("model", f"has parameters without a published name: {min(unnamed)}")
 
     def tensors(self, row: NameRow) -> list[str | None]:
-        """The tensor names of a row: one, or one per layer (None for layers without it)."""
+        """The tensor names of a row: one, or one per layer (None for layers without it), or one per
+        expert of each layer."""
         if LAYER not in row.tensor:
             return [row.tensor]
-        return [
+        names = [
             None if layer in row.missing_in else row.tensor.replace(LAYER, str(layer))
-            for layer in range(self.params[row.param].shape[0])
+            for layer in self._numbers[row.param]
         ]
+        if EXPERT not in row.tensor:
+            return names
+        experts = range(self.sizes["a"])
+        return [name and name.replace(EXPERT, str(e)) for name in names for e in experts]
 
     def expected(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor of the model."""
@@ -175,11 +209,12 @@ def _read_shard(
     shape = bound.params[row.param].shape
     ranges = [range(n)[part] for n, part in zip(shape, index, strict=True)]
     out = empty_aligned([len(indices) for indices in ranges], dtype)
-    if LAYER not in row.tensor:
-        fill(out, names[0], index)
-    else:
-        for target, layer in zip(out, ranges[0], strict=True):
-            fill(target, names[layer], index[1:])
+    depth = _stacking(row)
+    for place in product(*(enumerate(indices) for indices in ranges[:depth])):
+        within, number = [at for at, _ in place], 0
+        for size, (_, at) in zip(shape, place, strict=False):
+            number = number * size + at
+        fill(out[tuple(within)], names[number], index[depth:])
     return out
 
 
@@ -201,12 +236,12 @@ def lazy_tensors(
     """
     # No copies: the arrays are in host memory.
     arrays = {path: np.asarray(array) for path, array in flatten(params)}
-    by_name: dict[str, list[tuple[NameRow, int | None]]] = {}
+    by_name: dict[str, list[tuple[NameRow, Place]]] = {}
     for row in bound.rows.values():
-        for layer, name in enumerate(bound.tensors(row)):
+        stacked = arrays[row.param].shape[: _stacking(row)]
+        for place, name in zip(np.ndindex(stacked), bound.tensors(row), strict=True):
             if name is not None:
-                number = layer if LAYER in row.tensor else None
-                by_name.setdefault(name, []).append((row, number))
+                by_name.setdefault(name, []).append((row, place))
     for name, parts in by_name.items():
         row = parts[0][0]
         shape = row.layout.shape(bound.sizes)
@@ -219,15 +254,15 @@ def _maker(
     name: str,
     arrays: dict[str, np.ndarray],
     sizes: Sizes,
-    parts: list[tuple[NameRow, int | None]],
+    parts: list[tuple[NameRow, Place]],
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> Callable[[], np.ndarray]:
     def make() -> np.ndarray:
         out = np.empty(shape, dtype)
-        for row, layer in parts:
+        for row, place in parts:
             array = arrays[row.param]
-            row.layout.write(sizes, array if layer is None else array[layer], out)
+            row.layout.write(sizes, array[place], out)
         check_overflow(name, out, array.dtype)
         return out
 

@@ -11,7 +11,8 @@ holds several parameters side by side, an axis is divided into segments, one per
 
 Axes: v vocabulary, d d_model (and e, in a square matrix), h heads, n key/value heads, k head_dim,
 f d_ff, p positions, t token types, b relative buckets; of latent attention w width of a value, c
-and q widths of compressed keys and queries, o and s a head's dimensions without and with positions.
+and q widths of compressed keys and queries, g and s a head's dimensions without and with positions;
+a experts, m width of an expert, u of the shared one; i a single number.
 """
 
 import re
@@ -25,15 +26,16 @@ import numpy as np
 from llmjax.convert.tensors import Index, assign
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
+from llmjax.model.moe_config import MoEConfig
 
 Sizes = Mapping[str, int]
 """Axis -> length."""
-LAYER = "{layer}"
+LAYER, EXPERT = "{layer}", "{expert}"
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
     """The length of each axis."""
-    mla = config.mla or LatentConfig()
+    mla, moe = config.mla or LatentConfig(), config.moe or MoEConfig()
     return {
         "v": config.vocab_size,
         "d": config.d_model,
@@ -48,8 +50,12 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "w": config.value_width,
         "c": mla.kv_rank,
         "q": mla.query_rank or 0,
-        "o": mla.nope_head_dim,
+        "g": mla.nope_head_dim,
         "s": mla.rope_head_dim,
+        "a": moe.num_experts,
+        "m": moe.expert_width or config.mlp_width,
+        "u": moe.shared_width,
+        "i": 1,
     }
 
 
@@ -189,7 +195,8 @@ class NameRow:
     param: str
     """The parameter's path, such as decoder.layers.mlp.up.kernel."""
     tensor: str
-    """The tensor's name; with {layer}, one tensor per layer of the stacked parameter."""
+    """The tensor's name; with {layer}, one tensor per layer of the stacked parameter, and with
+    {expert} one per expert."""
     layout: Layout
     missing_in: tuple[int, ...] = ()
     """Layers without this tensor, which do not use the parameter."""

@@ -69,7 +69,9 @@ def modules_of(bound: BoundTable) -> dict[str, Module]:
     parts: dict[str, list[ModulePart]] = {}
     rows: dict[str, tuple[str, bool]] = {}
     for path, row in bound.rows.items():
-        if ".layers." not in path or not path.endswith(".kernel") or LAYER not in row.tensor:
+        if not path.endswith(".kernel") or LAYER not in row.tensor or ".router." in path:
+            continue
+        if ".experts." in path:  # PEFT adapts whole modules, and these are stacked
             continue
         a, b, transposed = _layouts(row, num_inputs=2 if path.endswith(".out.kernel") else 1)
         for layer, tensor in enumerate(bound.tensors(row)):
