@@ -74,6 +74,9 @@ def check_stages(config: ModelConfig, compute: ComputeConfig, stages: int) -> No
     if config.is_encoder_decoder:
         reason = "an encoder-decoder has two stacks, of which each would wait for the other"
         raise UserError(name, reason, "split it with mesh.fsdp or mesh.tensor")
+    if config.multi_token:
+        reason = "the layer of model.multi_token cannot be split over stages"
+        raise UserError(name, reason, "turn one of them off")
     count = config.num_encoder_layers + config.num_decoder_layers
     if count % (stages * rounds):
         reason = f"do not divide over {name} x compute.pipeline_rounds={rounds}"

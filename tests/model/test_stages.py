@@ -13,6 +13,7 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.stages import check_microbatches, schedule_of
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import SgdConfig
@@ -36,6 +37,11 @@ CASES = {
         PLAIN,
         MeshConfig(stage=2, fsdp=2, tensor=2),
         ComputeConfig(pipeline_rounds=2, pipeline_microbatches=4, **REMAT),
+    ),
+    "2 x data x fsdp, experts": (
+        replace(PLAIN, moe=MoEConfig(4, 2, expert_width=24, dense_layers=(0, 2), shared_width=16)),
+        MeshConfig(stage=2, data=2, fsdp=2),
+        ComputeConfig(),
     ),
     "2 x sequence x fsdp, rounds": (
         PLAIN,
@@ -107,6 +113,7 @@ def test_parameters_are_created_on_their_stages():
 REFUSED = {
     "4 layers": (PLAIN, ComputeConfig(pipeline_rounds=4), "4 layers: do not divide over"),
     "kinds": (WINDOWS, ComputeConfig(pipeline_rounds=2), "layer 1 differs from layer 0 in window"),
+    "a further layer": (replace(PLAIN, multi_token=True), ComputeConfig(), "model.multi_token"),
     "two stacks": (replace(BOTH, num_encoder_layers=2), ComputeConfig(), "an encoder-decoder"),
     "microbatches": (PLAIN, ComputeConfig(pipeline_microbatches=3), "is no multiple of mesh.stage"),
 }
