@@ -9,6 +9,8 @@ float32 result).
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -141,11 +143,26 @@ def _token_product(
     single = on_one_cpu and x.shape[0] == 1
     group = group_size(math.prod(x.shape[1:])) if single else None
     if isinstance(kernel, Quantized) and on_one_cpu and not kernel.is_packed:
-        return kernel.product(x, inner, group)
+        if group is None:
+            return kernel.product(x, inner, None)
+
+        def narrow(x: jax.Array, values: jax.Array, scale: jax.Array) -> jax.Array:
+            return replace(kernel, values=values, scale=scale).product(x, inner, group)
+
+        return _unsplit(narrow, out, x, kernel.values, kernel.scale)
     weight, sums = _gathered(kernel, inner, axes, how.precision)
     if group is not None:
-        return row_product(x[0], weight, inner, group)[None]
+        product = partial(row_product, inner=inner, group=group)
+        return _unsplit(lambda x, weight: product(x[0], weight)[None], out, x, weight)
     return dot(x, weight, (tuple(range(1, x.ndim)), inner), mesh.out_sharding(*out), sums)
+
+
+def _unsplit(f: Callable[..., jax.Array], out: Axes, *args: jax.Array) -> jax.Array:
+    """`f` of arrays that no axis splits, as one device computes it, with logical axes `out`: it
+    merges dimensions that have logical axes, which JAX refuses even where none is split."""
+    axes = [(None,) * arg.ndim for arg in args]
+    run = mesh.per_device(lambda *args: (f(*args),), axes, ((None,) * len(out),))
+    return mesh.reshard(run(*args)[0], *out)
 
 
 def _gathered(

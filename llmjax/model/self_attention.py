@@ -153,7 +153,7 @@ class Attention(nnx.Module):
             return None
         sinks = self.sinks[...].astype(jnp.float32)
         spec = mesh.out_sharding("batch", "heads")
-        return jnp.broadcast_to(sinks, (rows, len(sinks)), out_sharding=spec)
+        return jnp.broadcast_to(sinks, (rows, sinks.shape[0]), out_sharding=spec)
 
     def mix(
         self,
@@ -167,7 +167,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Attends and projects: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         softcap = self.config.attention_softcap
-        inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias, self._sinks(len(q)))
+        inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias, self._sinks(q.shape[0]))
         if cached:
             out = attention.attend_cached(inputs, self.compute.attention)
         else:

@@ -145,6 +145,7 @@ from llmjax.compression.compress import compress
 cleared = []
 clear_backends = verification.clear_backends
 verification.clear_backends = lambda: (cleared.append(1), clear_backends())
+jax.config.update("jax_default_device", "cpu")  # products stay those of a CPU
 jax.default_backend = lambda: "gpu"
 settings = {"dtype": "float32", "fallback": False, "compare": False}
 compress(sys.argv[1], sys.argv[2], sys.argv[3], **settings)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import hf_models
 import jax
@@ -135,16 +136,18 @@ def predict_texts(run: Run, name: str):
 
 
 def reference_outputs(folder: Path, name: str):
-    """The Transformers model, and its outputs for TEXTS, padded."""
+    """The Transformers model, and its logits for TEXTS, each alone: with LongRoPE, Transformers
+    lets the longest of a batch decide for all."""
     model = getattr(transformers, f"AutoModelFor{CLASSES[name]}").from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        return model, model(**batch)
+        batches = (tokenizer([text], return_tensors="pt") for text in TEXTS)
+        logits = torch.cat([model(**batch).logits for batch in batches])
+    return model, SimpleNamespace(logits=logits)
 
 
 def outputs_for_examples(model, pad, examples):
-    """A Transformers model's outputs for the examples' tokens, padded."""
+    """A Transformers model's outputs for the examples' tokens, padded; see `reference_outputs`."""
     size = (len(examples), max(example.length for example in examples))
     ids, mask, types = np.full(size, pad), np.zeros(size, int), np.zeros(size, int)
     for row, example in enumerate(examples):
@@ -154,12 +157,25 @@ def outputs_for_examples(model, pad, examples):
     inputs = {"input_ids": ids, "attention_mask": mask}
     inputs |= {"token_type_ids": types} if model.config.model_type in ("bert", "roberta") else {}
     with torch.no_grad():
-        return model(**{name: torch.tensor(array) for name, array in inputs.items()})
+        if "longrope" not in str(model.config.to_dict()):
+            return model(**{name: torch.tensor(array) for name, array in inputs.items()})
+        rows = []
+        for row, example in enumerate(examples):
+            each = {k: torch.tensor(v[row : row + 1, : example.length]) for k, v in inputs.items()}
+            rows.append(pad_to(model(**each).logits, size[1]))
+        return SimpleNamespace(logits=torch.cat(rows))
+
+
+def pad_to(logits, length):
+    """[1, l, N] -> [1, length, N]; the logits of texts as they are."""
+    if logits.ndim < 3:
+        return logits
+    return torch.nn.functional.pad(logits, (0, 0, 0, length - logits.shape[1]))
 
 
 # Families for which Transformers has no such class.
 HEADLESS = ("granite", "internlm3", "cohere", "cohere2", "olmoe", "glm4-moe", "granitemoe")
-UNANSWERING = ("olmo2", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "gpt-oss")
+UNANSWERING = ("olmo2", "gemma", "gemma2", "gemma3", "phi3", "phi3-short", "starcoder2", "gpt-oss")
 LATENT = ("deepseek-v2", "deepseek-v3", "deepseek-v2-moe", "deepseek-v3-moe")
 MISSING = {
     "classification": HEADLESS,

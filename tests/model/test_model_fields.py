@@ -18,7 +18,7 @@ from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import LinearScaling, LongRopeScaling
-from llmjax.parallel.mesh import make_mesh
+from llmjax.parallel.mesh import MeshConfig, make_mesh
 
 BASE = replace(BOTH, norm="layernorm", positions="rotary", window=None, qk_norm=False)
 OTHER = {
@@ -94,6 +94,8 @@ OTHER_COMPUTE = {
     "quantization": "int8",
     "quantized_params": ("*.mlp.*",),
     "quantized_gradients": "none",
+    "pipeline_microbatches": 4,
+    "pipeline_rounds": 2,
 }
 COMPUTE_NEEDS = {
     "offload": {"remat": "full"},
@@ -153,11 +155,15 @@ def test_every_field_of_compute_changes_the_program(name, programs):
     """All but options of the compiler."""
     base = replace(COMPUTE, **COMPUTE_NEEDS.get(name, {}))
     changed = replace(base, **{name: OTHER_COMPUTE[name]})
-    over_devices = {"reduce_dtype": "data", "context_parallel": "sequence"}.get(name)
-    with jax.set_mesh(make_mesh(MESHES[over_devices])) if over_devices else nullcontext():
-        before = programs[""] if base == COMPUTE and not over_devices else program(BASE, base)
-        assert program(BASE, changed) != before
-        specs, changed_specs = (Model(BASE, c).abstract_params() for c in (base, changed))
+    over_devices, config = {"reduce_dtype": "data", "context_parallel": "sequence"}.get(name), BASE
+    devices = make_mesh(MESHES[over_devices]) if over_devices else None
+    if name.startswith("pipeline"):
+        devices = make_mesh(MeshConfig(stage=2), jax.devices()[:2])
+        config = replace(BASE, num_encoder_layers=0, num_decoder_layers=4)
+    with nullcontext() if devices is None else jax.set_mesh(devices):
+        before = programs[""] if base == COMPUTE and devices is None else program(config, base)
+        assert program(config, changed) != before
+        specs, changed_specs = (Model(config, c).abstract_params() for c in (base, changed))
         assert specs == changed_specs, "it never changes the parameters"
 
 

@@ -114,7 +114,7 @@ def test_decoding_reads_narrow_weights(config):
         cache = model.prefill(params, tokens, 8)
         return model.decode(params, tokens[:, :1], jnp.array([[3]]), cache)[0]
 
-    np.testing.assert_allclose(logits(narrow), logits(wide), 1e-4)
+    np.testing.assert_allclose(logits(narrow), logits(wide), 1e-4, 1e-6)  # of values near 1
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 21), ("bfloat16", 14)])

@@ -1,5 +1,6 @@
 """DeepSeek V2 and V3 (also Kimi K2): multi-head latent attention and mixtures of experts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +80,7 @@ def _deepseek(
     experts: Experts,
     rows: tuple[NameRow, ...],
     *fields: Field,
+    examples: Mapping[str, str],
     tokens: str = "score",
 ) -> Family:
     return Family(
@@ -123,6 +125,7 @@ def _deepseek(
             topk_method""".split()
         ),
         task_classes=decoder_classes(name, tokens, answers=None),
+        examples=examples,
     )
 
 
@@ -142,6 +145,7 @@ DEEPSEEK_V2 = _deepseek(
     router("mlp.gate"),
     Renamed("mlp_bias", "mlp_bias", bool, False),
     constant(rope_interleaved=True),
+    examples={"deepseek-ai/DeepSeek-V2-Lite": "15.7B"},
     tokens="",
 )
 DEEPSEEK_V3 = _deepseek(
@@ -161,4 +165,5 @@ DEEPSEEK_V3 = _deepseek(
     ),
     router("mlp.gate", "mlp.gate.e_score_correction_bias"),
     Renamed("rope_interleaved", "rope_interleave", bool, True),
+    examples={"deepseek-ai/DeepSeek-V3": "671B"},
 )

@@ -1,5 +1,7 @@
 """Mixtures of experts: Mixtral, Qwen, OLMoE, GLM 4.5, Granite, gpt-oss."""
 
+from dataclasses import replace
+
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import (
     ATTENTION_BIAS,
@@ -96,7 +98,7 @@ QWEN2_MOE = Family(
         *SHAPE,
         SILU,
         Rotary(fraction=None),
-        LAYER_WINDOWS,
+        replace(LAYER_WINDOWS, zero_is_off=True),
         Renamed("qkv_bias", "qkv_bias", bool, True),
         Experts(
             count=60,
@@ -139,7 +141,7 @@ QWEN3_MOE = Family(
     ),
     table(*router("mlp.gate"), *QWEN_EXPERTS, *head_norms()),
     ignored=IGNORED | {"max_window_layers"},
-    task_classes=decoder_classes("Qwen3Moe", answers=""),
+    task_classes=decoder_classes("Qwen3Moe"),
     examples={"Qwen/Qwen3-30B-A3B": "30.5B"},
 )
 OLMOE = Family(

@@ -287,15 +287,17 @@ class Windows:
     """Field that must be true to enable windows."""
     from_layer: str | None = None
     """Without layer_types: field with the first layer that has a window."""
+    zero_is_off: bool = False
+    """Whether files say 0 where windows are off."""
     halved: bool = False
     """Whether the file's width counts both sides together, without the token itself."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         on = self.switch is None or hf.get(self.switch, bool, False)
-        hf.names_read.add(self.name)  # 0 where windows are off
         width = None
-        if on:
+        if on or not (self.zero_is_off and hf.values.get(self.name) == 0):
             width = hf.get(self.name, int, None if self.name in hf.values else self.default)
+        hf.names_read.add(self.name)
         layers = num_layers(hf)
         types = hf.get("layer_types", list, self._pattern(hf, layers))
         if len(types) != layers or any(kind not in (FULL, SLIDING) for kind in types):

@@ -76,7 +76,8 @@ RANGES: dict[str, Range] = {
             "rope_local_base_freq global_rope_theta local_rope_theta query_pre_attn_scalar "
             "final_logit_softcapping attn_logit_softcapping factor low_freq_factor "
             "embedding_multiplier residual_multiplier logits_scaling attention_multiplier "
-            "norm_epsilon routed_scaling_factor swiglu_limit "
+            "norm_epsilon routed_scaling_factor swiglu_limit swiglu_alpha "
+            "logit_scale "
             "high_freq_factor attention_factor beta_fast beta_slow mscale mscale_all_dim",
             Range(0, open=True),
         ),
