@@ -58,6 +58,7 @@ def outputs(path, q, k, v, mask=MASK, sharding=TRAIN):
     return out, *gradients
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sizes", WIDTHS)
 @pytest.mark.parametrize("path", PATHS)
 def test_values_and_gradients(path, sizes):

@@ -84,6 +84,7 @@ def in_float64(f):
     return run
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_layer_and_its_gradients_equal_a_dense_loop_over_experts(name):
     config = replace(LLAMA, **MODEL.get(name, {}), moe=replace(SMALL, **OPTIONS[name]))
@@ -228,6 +229,7 @@ def test_layers_may_be_dense_or_sparse():
     assert balance.weight == 2 * 8 * 7, "two layers of rows with 7 tokens"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("remat", ["full", "gate,up"])
 def test_rematerialization_changes_no_gradient(remat):
     config = replace(LLAMA, num_decoder_layers=1, moe=SMALL)
@@ -261,6 +263,7 @@ def test_parameters_and_flops_that_a_token_uses():
     assert model.num_params() - model.num_active_params() == 2 * 6 * 3 * 16 * 12
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_quantized_experts_are_near_those_of_float32(weights):
     config = replace(LLAMA, d_model=64, moe=replace(SMALL, expert_width=32))

@@ -62,6 +62,7 @@ def test_values_and_gradients(path):
     assert_close(outputs(PATHS[path], SINKS, *args), expected, 2e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", ["gather", "ring", "all_to_all"])
 def test_split_rows(method):
     args = operands(16, 16, batch=2)

@@ -81,6 +81,7 @@ def test_a_selection_bias_moves_by_its_rate_alone(config):
     assert optimizer.gradient_norm(gradients) == pytest.approx(float(global_norm(without)))
 
 
+@pytest.mark.once
 def test_muon_orthogonalizes_each_expert_by_itself():
     def updates(mesh):
         config = MuonConfig(learning_rate=1.0, schedule=FLAT, weight_decay=0.0)
@@ -109,6 +110,7 @@ def test_muon_orthogonalizes_each_expert_by_itself():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), spread, alone)
 
 
+@pytest.mark.once
 def test_updates_of_the_bias_balance_a_skewed_router():
     """Of logits that prefer two experts to all others, over microbatches."""
     moe = MoEConfig(num_experts=8, scores="sigmoid", selection_bias=True, bias_update_rate=0.02)
