@@ -22,6 +22,7 @@ class Request:
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def both(request, tmp_path_factory):
     pytest.importorskip("torch")  # the harness's adapter runs on it
+    pytest.importorskip("transformers")
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast
 
