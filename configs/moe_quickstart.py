@@ -33,9 +33,7 @@ def config() -> Config:
             num_decoder_layers=4,
             num_heads=4,
             qk_norm=True,
-            moe=MoEConfig(
-                num_experts=8, experts_per_token=2, expert_width=352, balance_loss=0.01
-            ),
+            moe=MoEConfig(num_experts=8, experts_per_token=2, expert_width=352, balance_loss=0.01),
         ),
         compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=4096),
