@@ -18,6 +18,7 @@ from llmjax.convert.importing import import_model
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model import families
 from llmjax.model.model import Model
+from llmjax.model.moe_config import MoEConfig
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
@@ -171,6 +172,7 @@ def _leaves(tree, path=""):
 
 PRESETS = {
     "quickstart": families.tiny(264, max_length=96),
+    "moe_quickstart": replace(families.tiny(264), moe=MoEConfig(4, 2, expert_width=24)),
     "gpt2": replace(families.gpt2("124M", 264), d_model=32, num_decoder_layers=2, num_heads=4),
     "llama": replace(
         families.llama("8B", 264), d_model=32, num_decoder_layers=2, num_heads=4, num_kv_heads=2,
