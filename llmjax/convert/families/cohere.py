@@ -6,19 +6,17 @@ from typing import Any
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import (
     ATTENTION_BIAS,
-    ENDS,
     HF_LAYER,
     LAYERS,
-    PROJECTIONS,
     SILU,
     head_norms,
+    table,
     tied,
 )
 from llmjax.convert.families.tables import DECODER, GROUPED, SIZES, norm
-from llmjax.convert.hf.attention_fields import Rotary, Windows
+from llmjax.convert.hf.attention_fields import Rotary, Windows, num_layers
 from llmjax.convert.hf.config import HFConfig
 from llmjax.convert.hf.fields import Field, Renamed, constant
-from llmjax.convert.hf.names import NameTable
 
 SHAPE: tuple[Field, ...] = (
     *SIZES,
@@ -31,16 +29,9 @@ SHAPE: tuple[Field, ...] = (
     constant(norm="layernorm", parallel_residual=True, shared_norm=True, rope_interleaved=True),
     tied(True),
 )
-TABLE = NameTable(
-    rows=(
-        *ENDS,
-        *PROJECTIONS,
-        *norm(f"{LAYERS}.attention_norm", f"{HF_LAYER}.input_layernorm"),
-        *head_norms("h k -> h k", "n k -> n k"),
-    ),
-    prefix="model.",
-    ignorable=(r"rotary_emb\.inv_freq$",),
-    copies={"lm_head.weight": "model.embed_tokens.weight"},
+TABLE = table(
+    *norm(f"{LAYERS}.attention_norm", f"{HF_LAYER}.input_layernorm"),
+    *head_norms("h k -> h k", "n k -> n k"),
 )
 
 
@@ -50,7 +41,7 @@ class RotatedWindows(Windows):
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         fields = super().read(hf)
-        layers = range(hf.get("num_hidden_layers", int))
+        layers = range(num_layers(hf))
         unrotated = fields["global_layers"] if fields["window"] is not None else tuple(layers)
         return fields | {"unrotated_layers": unrotated}
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmjax.convert.families.family import Family
-from llmjax.convert.families.llama import ENDS, NORMS_BEFORE, SILU, tied
+from llmjax.convert.families.llama import GATED_MLP, NORMS_BEFORE, SHAPE, SILU, decoder_table, tied
 from llmjax.convert.families.moe import QWEN_EXPERTS, router, shared
-from llmjax.convert.families.tables import DECODER, GROUPED, SIZES, decoder_classes, dense, mlp
+from llmjax.convert.families.tables import decoder_classes, dense
 from llmjax.convert.hf.attention_fields import Latent, Rotary
 from llmjax.convert.hf.config import HFConfig
 from llmjax.convert.hf.expert_fields import Experts, FirstDense
 from llmjax.convert.hf.fields import Field, Renamed, constant
-from llmjax.convert.hf.names import Layout, NameRow, NameTable, Segment
+from llmjax.convert.hf.names import Layout, NameRow, Segment
 from llmjax.model.config import ModelConfig
 
 _D = "model.layers.{layer}"
@@ -87,10 +87,7 @@ def _deepseek(
         model_type,
         f"{name}ForCausalLM",
         (
-            *SIZES,
-            *DECODER,
-            GROUPED,
-            Renamed("norm_epsilon", "rms_norm_eps", float, 1e-6),
+            *SHAPE,
             SILU,
             Latent(),
             Rotary(fraction=None),
@@ -99,24 +96,13 @@ def _deepseek(
             tied(False),
             *fields,
         ),
-        NameTable(
-            rows=(
-                *ENDS,
-                *LATENT_ROWS,
-                *NORMS_BEFORE,
-                *mlp(
-                    "decoder.layers.mlp",
-                    gate=f"{_D}.mlp.gate_proj",
-                    up=f"{_D}.mlp.up_proj",
-                    down=f"{_D}.mlp.down_proj",
-                ),
-                *rows,
-                *QWEN_EXPERTS,
-                *shared("mlp.shared_experts"),
-            ),
-            prefix="model.",
-            ignorable=(r"rotary_emb\.inv_freq$",),
-            copies={"lm_head.weight": "model.embed_tokens.weight"},
+        decoder_table(
+            *LATENT_ROWS,
+            *NORMS_BEFORE,
+            *GATED_MLP,
+            *rows,
+            *QWEN_EXPERTS,
+            *shared("mlp.shared_experts"),
         ),
         # Of training; of a layer that Transformers does not load; and the same in all files.
         ignored=frozenset(

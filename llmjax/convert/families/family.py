@@ -175,14 +175,14 @@ def canonical_moe(moe: MoEConfig, width: int) -> MoEConfig:
 
     Args:
       moe: the config.
-      width: inner width of the model's MLP.
+      width: inner width of its experts.
     """
     default = MoEConfig()
     unused = ["balance_loss", "z_loss", "bias_update_rate", "capacity_factor"]
     unused += ["groups_per_token", "group_score"] if moe.groups == 1 else []
     unused += ["jitter"] if moe.scores != "sparsemixer" else []
     implied = {name: getattr(default, name) for name in unused}
-    return replace(moe, expert_width=moe.expert_width or width, **implied)
+    return replace(moe, expert_width=width, **implied)
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
@@ -194,7 +194,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
         "num_kv_heads": config.kv_heads,
         "head_dim": config.head_width if config.mla is None else None,
         "d_ff": config.mlp_width,
-        "moe": None if config.moe is None else canonical_moe(config.moe, config.mlp_width),
+        "moe": None if config.moe is None else canonical_moe(config.moe, config.expert_width),
         "attention_scale": config.attention_scale or config.head_width**-0.5,
         "window_rope_theta": None,
     }

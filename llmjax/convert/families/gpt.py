@@ -1,7 +1,7 @@
 """Decoders without a gate or with fused projections: GPT-2, GPT-NeoX, Phi-3, StarCoder 2."""
 
 from llmjax.convert.families.family import Family
-from llmjax.convert.families.llama import NORMS_BEFORE, SILU
+from llmjax.convert.families.llama import ATTENTION, NORMS_BEFORE, SILU, decoder_table, shape
 from llmjax.convert.families.tables import (
     BIASES_AND_LAYERNORM,
     DECODER,
@@ -11,7 +11,6 @@ from llmjax.convert.families.tables import (
     POSITIONS,
     SIZES,
     VECTOR,
-    attention,
     decoder_classes,
     dense,
     fused,
@@ -125,37 +124,26 @@ PHI3 = Family(
     "phi3",
     "Phi3ForCausalLM",
     (
-        *SIZES,
-        *DECODER,
-        GROUPED,
-        Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        *shape(1e-5),
         SILU,
         # Former names of the scaling: su in the first files, then yarn.
         Rotary(renamed=(("su", "longrope"), ("yarn", "longrope"))),
         Window(None),
         Tied("lm_head.weight", "model.embed_tokens.weight", False),
     ),
-    NameTable(
-        rows=(
-            NameRow("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
-            NameRow("unembedding", "lm_head.weight", EMBEDDING),
-            *norm("decoder.norm", "model.norm"),
-            *NORMS_BEFORE,
-            *(
-                NameRow(
-                    f"{LAYERS}.attention.{name}.kernel",
-                    f"{_P}.self_attn.qkv_proj.weight",
-                    Layout("(x k) d -> d x k", Segment("x", _SEGMENTS, number)),
-                )
-                for number, name in enumerate(("query", "key", "value"))
-            ),
-            *dense(f"{LAYERS}.attention.out", f"{_P}.self_attn.o_proj", OUT),
-            *fused(f"{LAYERS}.mlp", _GATE_UP, f"{_P}.mlp.gate_up_proj.weight"),
-            *mlp(f"{LAYERS}.mlp", down=f"{_P}.mlp.down_proj"),
+    decoder_table(
+        *NORMS_BEFORE,
+        *(
+            NameRow(
+                f"{LAYERS}.attention.{name}.kernel",
+                f"{_P}.self_attn.qkv_proj.weight",
+                Layout("(x k) d -> d x k", Segment("x", _SEGMENTS, number)),
+            )
+            for number, name in enumerate(("query", "key", "value"))
         ),
-        prefix="model.",
-        ignorable=(r"rotary_emb\.inv_freq$",),
-        copies={"lm_head.weight": "model.embed_tokens.weight"},
+        *dense(f"{LAYERS}.attention.out", f"{_P}.self_attn.o_proj", OUT),
+        *fused(f"{LAYERS}.mlp", _GATE_UP, f"{_P}.mlp.gate_up_proj.weight"),
+        *mlp(f"{LAYERS}.mlp", down=f"{_P}.mlp.down_proj"),
     ),
     # Used by Phi-4's own code, never by Transformers.
     ignored=frozenset({"full_attn_mod", "interpolate_factor"}),
@@ -180,21 +168,10 @@ STARCODER2 = Family(
         constant(gated=False, norm="layernorm", norm_bias=True),
         Tied("lm_head.weight", "model.embed_tokens.weight", True),
     ),
-    NameTable(
-        rows=(
-            NameRow("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
-            NameRow("unembedding", "lm_head.weight", EMBEDDING),
-            *norm("decoder.norm", "model.norm"),
-            *NORMS_BEFORE,
-            *attention(
-                f"{LAYERS}.attention",
-                *(f"{_S}.self_attn.{part}_proj" for part in ("q", "k", "v", "o")),
-            ),
-            *mlp(f"{LAYERS}.mlp", up=f"{_S}.mlp.c_fc", down=f"{_S}.mlp.c_proj"),
-        ),
-        prefix="model.",
-        ignorable=(r"rotary_emb\.inv_freq$",),
-        copies={"lm_head.weight": "model.embed_tokens.weight"},
+    decoder_table(
+        *NORMS_BEFORE,
+        *ATTENTION,
+        *mlp(f"{LAYERS}.mlp", up=f"{_S}.mlp.c_fc", down=f"{_S}.mlp.c_proj"),
     ),
     # Of the original training code, the same in all published files.
     ignored=frozenset({"mlp_type", "norm_type"}),

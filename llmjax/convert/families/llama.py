@@ -33,17 +33,15 @@ ENDS = (
     NameRow("unembedding", "lm_head.weight", EMBEDDING),
     *norm("decoder.norm", "model.norm"),
 )
-PROJECTIONS = (
-    *attention(
-        f"{LAYERS}.attention",
-        *(f"{HF_LAYER}.self_attn.{part}_proj" for part in ("q", "k", "v", "o")),
-    ),
-    *mlp(
-        f"{LAYERS}.mlp",
-        gate=f"{HF_LAYER}.mlp.gate_proj",
-        up=f"{HF_LAYER}.mlp.up_proj",
-        down=f"{HF_LAYER}.mlp.down_proj",
-    ),
+ATTENTION = attention(
+    f"{LAYERS}.attention",
+    *(f"{HF_LAYER}.self_attn.{part}_proj" for part in ("q", "k", "v", "o")),
+)
+GATED_MLP = mlp(
+    f"{LAYERS}.mlp",
+    gate=f"{HF_LAYER}.mlp.gate_proj",
+    up=f"{HF_LAYER}.mlp.up_proj",
+    down=f"{HF_LAYER}.mlp.down_proj",
 )
 
 
@@ -77,14 +75,19 @@ NORMS_AROUND = (
 )
 
 
-def table(*rows: NameRow) -> NameTable:
-    """A name table of the rows that all these families share, plus `rows`."""
+def decoder_table(*rows: NameRow) -> NameTable:
+    """A name table of embedding, final norm and LM head under these families' names, and `rows`."""
     return NameTable(
-        rows=(*ENDS, *PROJECTIONS, *rows),
+        rows=(*ENDS, *rows),
         prefix="model.",
         ignorable=(r"rotary_emb\.inv_freq$",),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     )
+
+
+def table(*rows: NameRow) -> NameTable:
+    """`decoder_table` of separate projections of attention and a gated MLP, and `rows`."""
+    return decoder_table(*ATTENTION, *GATED_MLP, *rows)
 
 
 def tied(default: bool) -> Tied:
@@ -92,11 +95,23 @@ def tied(default: bool) -> Tied:
     return Tied("lm_head.weight", "model.embed_tokens.weight", default)
 
 
-EPSILON = Renamed("norm_epsilon", "rms_norm_eps", float, 1e-6)
 SILU = Activation("hidden_act", "silu")
 ATTENTION_BIAS = Renamed("qkv_bias attention_out_bias", "attention_bias", bool, False)
 MLP_BIAS = Renamed("mlp_bias", "mlp_bias", bool, False)
-SHAPE: tuple[Field, ...] = (*SIZES, *DECODER, GROUPED, EPSILON)
+
+
+def shape(epsilon: float = 1e-6) -> tuple[Field, ...]:
+    """Fields of sizes, and of RMSNorm's epsilon with this default."""
+    return (*SIZES, *DECODER, GROUPED, Renamed("norm_epsilon", "rms_norm_eps", float, epsilon))
+
+
+SHAPE = shape()
+GRANITE_FACTORS: tuple[Field, ...] = (
+    Renamed("embed_multiplier", "embedding_multiplier", float, 1.0),
+    Renamed("residual_multiplier", "residual_multiplier", float, 1.0),
+    Power("logit_scale", "logits_scaling", -1, 1.0),
+    Power("attention_scale", "attention_multiplier", 1, 1.0),
+)
 LAYER_WINDOWS = Windows(default=4096, switch="use_sliding_window", from_layer="max_window_layers")
 
 LLAMA = Family(
@@ -167,8 +182,7 @@ OLMO2 = Family(
     "olmo2",
     "Olmo2ForCausalLM",
     (
-        *SHAPE[:-1],
-        Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        *shape(1e-5),
         SILU,
         Rotary(fraction=None),
         ATTENTION_BIAS,
@@ -183,8 +197,7 @@ INTERNLM3 = Family(
     "internlm3",
     "InternLM3ForCausalLM",
     (
-        *SHAPE[:-1],
-        Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        *shape(1e-5),
         Renamed("head_dim", "head_dim", int, 128, written_as="head_width"),
         SILU,
         Rotary(fraction=None),
@@ -204,10 +217,7 @@ GRANITE = Family(
         Rotary(fraction=None),
         ATTENTION_BIAS,
         MLP_BIAS,
-        Renamed("embed_multiplier", "embedding_multiplier", float, 1.0),
-        Renamed("residual_multiplier", "residual_multiplier", float, 1.0),
-        Power("logit_scale", "logits_scaling", -1, 1.0),
-        Power("attention_scale", "attention_multiplier", 1, 1.0),
+        *GRANITE_FACTORS,
         tied(False),
     ),
     table(*NORMS_BEFORE),

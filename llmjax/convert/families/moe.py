@@ -5,27 +5,26 @@ from dataclasses import replace
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import (
     ATTENTION_BIAS,
-    ENDS,
-    EPSILON,
+    GRANITE_FACTORS,
     HF_LAYER,
     LAYER_WINDOWS,
     LAYERS,
     NORMS_BEFORE,
-    PROJECTIONS,
     SHAPE,
     SILU,
     head_norms,
+    shape,
+    table,
     tied,
 )
 from llmjax.convert.families.tables import HEAD_DIM, VECTOR, decoder_classes
 from llmjax.convert.hf.attention_fields import Rotary, Window, Windows
 from llmjax.convert.hf.expert_fields import EveryNth, Experts, FirstDense
-from llmjax.convert.hf.fields import Power, Renamed, Required, constant
-from llmjax.convert.hf.names import Layout, NameRow, NameTable, Segment
+from llmjax.convert.hf.fields import Renamed, Required, constant
+from llmjax.convert.hf.names import Layout, NameRow, Segment
 
 MLP = f"{LAYERS}.mlp"
 ROUTER = Layout("a d -> d a")
-_WIDE = Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5)
 
 
 def router(name: str, bias: str = "") -> tuple[NameRow, ...]:
@@ -59,16 +58,6 @@ def shared(name: str) -> tuple[NameRow, ...]:
     )
 
 
-def table(*rows: NameRow, projections: tuple[NameRow, ...] = PROJECTIONS) -> NameTable:
-    """A name table of the rows that all these families share, plus `rows`."""
-    return NameTable(
-        rows=(*ENDS, *projections, *NORMS_BEFORE, *rows),
-        prefix="model.",
-        ignorable=(r"rotary_emb\.inv_freq$",),
-        copies={"lm_head.weight": "model.embed_tokens.weight"},
-    )
-
-
 IGNORED = frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"})
 """Of training."""
 QWEN_EXPERTS = experts("mlp.experts", "gate_proj", "up_proj", "down_proj")
@@ -77,8 +66,7 @@ MIXTRAL = Family(
     "mixtral",
     "MixtralForCausalLM",
     (
-        *SHAPE[:-1],
-        _WIDE,
+        *shape(1e-5),
         HEAD_DIM,
         SILU,
         Rotary(1_000_000.0, fraction=None),
@@ -86,7 +74,11 @@ MIXTRAL = Family(
         Experts(("num_local_experts", "num_experts")),
         tied(False),
     ),
-    table(*router("block_sparse_moe.gate"), *experts("block_sparse_moe.experts", "w1", "w3", "w2")),
+    table(
+        *NORMS_BEFORE,
+        *router("block_sparse_moe.gate"),
+        *experts("block_sparse_moe.experts", "w1", "w3", "w2"),
+    ),
     ignored=IGNORED,
     task_classes=decoder_classes("Mixtral", answers=""),
     examples={"mistralai/Mixtral-8x7B-v0.1": "46.7B"},
@@ -112,6 +104,7 @@ QWEN2_MOE = Family(
         tied(False),
     ),
     table(
+        *NORMS_BEFORE,
         *router("mlp.gate"),
         *QWEN_EXPERTS,
         *shared("mlp.shared_expert"),
@@ -139,7 +132,7 @@ QWEN3_MOE = Family(
         Experts(count=128, chosen=8, dense=EveryNth(), width=768, normalize=False),
         tied(False),
     ),
-    table(*router("mlp.gate"), *QWEN_EXPERTS, *head_norms()),
+    table(*NORMS_BEFORE, *router("mlp.gate"), *QWEN_EXPERTS, *head_norms()),
     ignored=IGNORED | {"max_window_layers"},
     task_classes=decoder_classes("Qwen3Moe"),
     examples={"Qwen/Qwen3-30B-A3B": "30.5B"},
@@ -148,8 +141,7 @@ OLMOE = Family(
     "olmoe",
     "OlmoeForCausalLM",
     (
-        *SHAPE[:-1],
-        _WIDE,
+        *shape(1e-5),
         SILU,
         Rotary(fraction=None),
         ATTENTION_BIAS,
@@ -158,7 +150,12 @@ OLMOE = Family(
         Experts(count=64, chosen=8, normalize=False),
         tied(False),
     ),
-    table(*router("mlp.gate"), *QWEN_EXPERTS, *head_norms("(h k) -> h k", "(n k) -> n k")),
+    table(
+        *NORMS_BEFORE,
+        *router("mlp.gate"),
+        *QWEN_EXPERTS,
+        *head_norms("(h k) -> h k", "(n k) -> n k"),
+    ),
     ignored=IGNORED,
     examples={"allenai/OLMoE-1B-7B-0924": "6.92B"},
 )
@@ -166,8 +163,7 @@ GLM4_MOE = Family(
     "glm4_moe",
     "Glm4MoeForCausalLM",
     (
-        *SHAPE[:-1],
-        _WIDE,
+        *shape(1e-5),
         HEAD_DIM,
         SILU,
         Rotary(fraction=0.5),
@@ -188,6 +184,7 @@ GLM4_MOE = Family(
         tied(False),
     ),
     table(
+        *NORMS_BEFORE,
         *router("mlp.gate", "mlp.gate.e_score_correction_bias"),
         *QWEN_EXPERTS,
         *shared("mlp.shared_experts"),
@@ -201,19 +198,16 @@ GRANITE_MOE = Family(
     "granitemoe",
     "GraniteMoeForCausalLM",
     (
-        *SHAPE[:-1],
-        EPSILON,
+        *SHAPE,
         SILU,
         Rotary(fraction=None),
         ATTENTION_BIAS,
-        Renamed("embed_multiplier", "embedding_multiplier", float, 1.0),
-        Renamed("residual_multiplier", "residual_multiplier", float, 1.0),
-        Power("logit_scale", "logits_scaling", -1, 1.0),
-        Power("attention_scale", "attention_multiplier", 1, 1.0),
+        *GRANITE_FACTORS,
         Experts(("num_local_experts", "num_experts")),
         tied(False),
     ),
     table(
+        *NORMS_BEFORE,
         NameRow(f"{MLP}.router.kernel", f"{_FUSED}.router.layer.weight", ROUTER),
         *(
             NameRow(
@@ -237,8 +231,7 @@ GPT_OSS = Family(
     "gpt_oss",
     "GptOssForCausalLM",
     (
-        *SHAPE[:-1],
-        _WIDE,
+        *shape(1e-5),
         Renamed("head_dim", "head_dim", int, 64, written_as="head_width"),
         Rotary(150_000.0, fraction=None),
         Windows(default=128, every=2),
@@ -256,6 +249,7 @@ GPT_OSS = Family(
         tied(False),
     ),
     table(
+        *NORMS_BEFORE,
         NameRow(f"{LAYERS}.attention.sinks", f"{HF_LAYER}.self_attn.sinks", Layout("h -> h")),
         *router("mlp.router"),
         *(

@@ -103,16 +103,33 @@ def _gpt2(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
-    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
+def _sizes(metadata: Metadata) -> dict[str, Any]:
+    """The sizes of most decoders."""
     return {
         "max_position_embeddings": metadata.integer("context_length"),
-        "hidden_size": width,
+        "hidden_size": metadata.integer("embedding_length"),
         "num_hidden_layers": metadata.integer("block_count"),
-        "num_attention_heads": heads,
+        "num_attention_heads": metadata.integer("attention.head_count"),
         "intermediate_size": metadata.integer("feed_forward_length"),
+    }
+
+
+def _grouped(metadata: Metadata) -> dict[str, Any]:
+    """The sizes and rotation of decoders with grouped key heads."""
+    sizes = _sizes(metadata)
+    heads = sizes["num_attention_heads"]
+    return sizes | {
+        "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
+    }
+
+
+def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
+    sizes = _sizes(metadata)
+    head = metadata.head_width(sizes["hidden_size"], sizes["num_attention_heads"])
+    return sizes | {
         "layer_norm_eps": metadata.number("attention.layer_norm_epsilon"),
-        "rotary_pct": metadata.integer("rope.dimension_count") / metadata.head_width(width, heads),
+        "rotary_pct": metadata.integer("rope.dimension_count") / head,
         "rotary_emb_base": metadata.number("rope.freq_base", 10000.0),
         "use_parallel_residual": bool(metadata.get("use_parallel_residual", True)),
         "hidden_act": "gelu",
@@ -122,19 +139,10 @@ def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
 
 def _layer_norm_decoder(metadata: Metadata) -> dict[str, Any]:
     """The fields that decoders with LayerNorm and rotated heads share."""
-    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
-    head = metadata.head_width(width, heads)
+    config = _grouped(metadata)
+    head = metadata.head_width(config["hidden_size"], config["num_attention_heads"])
     if metadata.integer("rope.dimension_count", head) != head:
         metadata.fail(f"rotates a part of a head, which {metadata.architecture} cannot")
-    config: dict[str, Any] = {
-        "max_position_embeddings": metadata.integer("context_length"),
-        "hidden_size": width,
-        "num_hidden_layers": metadata.integer("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
-        "intermediate_size": metadata.integer("feed_forward_length"),
-        "rope_theta": metadata.number("rope.freq_base", 10000.0),
-    }
     return config | {"rope_scaling": read_rope_scaling(metadata, config, head)}
 
 
@@ -163,21 +171,14 @@ def _cohere(metadata: Metadata) -> dict[str, Any]:
 
 
 def _llama_like(metadata: Metadata) -> dict[str, Any]:
-    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
-    rotated = metadata.get("rope.dimension_count")
+    sizes, rotated = _grouped(metadata), metadata.get("rope.dimension_count")
+    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     head = metadata.integer("attention.key_length", width // heads or None)
     if metadata.get("attention.value_length", head) != head:
         metadata.fail("has values of another width than keys")
-    config: dict[str, Any] = {
-        "max_position_embeddings": metadata.integer("context_length"),
-        "hidden_size": width,
-        "num_hidden_layers": metadata.integer("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
+    config = sizes | {
         "head_dim": head,
-        "intermediate_size": metadata.integer("feed_forward_length"),
         "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
-        "rope_theta": metadata.number("rope.freq_base", 10000.0),
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
     }

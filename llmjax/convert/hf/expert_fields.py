@@ -108,7 +108,7 @@ class Experts:
         layers, moe = config.num_decoder_layers, config.moe
         if moe is None:
             return self.dense.write(tuple(range(layers)), layers)
-        width = moe.expert_width or config.mlp_width
+        width = config.expert_width
         values: dict[str, Any] = dict(self.dense.write(moe.dense_layers, layers))
         values |= {self.names[0]: moe.num_experts, "num_experts_per_tok": moe.experts_per_token}
         if self.width is not None:

@@ -53,7 +53,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "g": mla.nope_head_dim,
         "s": mla.rope_head_dim,
         "a": moe.num_experts,
-        "m": moe.expert_width or config.mlp_width,
+        "m": config.expert_width,
         "u": moe.shared_width,
         "i": 1,
     }
