@@ -32,7 +32,8 @@ def flops_per_token(
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     layers = encoder + decoder
     types = (*layer_types(config, encoder), *layer_types(config, decoder))
-    keys = sum(length if layer.window is None else min(length, layer.window) for layer in types)
+    attending = (*types, *types[:1]) if config.multi_token else types
+    keys = sum(length if layer.window is None else min(length, layer.window) for layer in attending)
     crossed = decoder if config.is_encoder_decoder else 0
     mlp = sum(_mlp_weights(config, layer) for layer in types)
     weights = (layers + crossed) * projections + mlp
@@ -41,7 +42,6 @@ def flops_per_token(
     if config.multi_token:
         weights += 2 * d * d + projections + config.mlp_width * d * (3 if config.gated else 2)
         weights += d * config.vocab_size if lm_head else 0
-        keys += length if types[0].window is None else min(length, types[0].window)
     trained = 6.0 if config.lora is None else 4.0
     per_weight = trained if backward else 2.0
     width = config.head_width + config.value_width

@@ -167,9 +167,7 @@ class Model:
         module, unstacked = self._module(params), unstacked_layers(params, "decoder")
         x = module.embed(tokens, context.sharding)
         x, _, aux = module.decoder(x, context, None, keys[1], unstacked)
-        if context.sharding.zigzag:
-            x = mesh.reshard(zigzag.leave(x), *TRAIN.stream())
-        return Hidden(x, add_aux(encoder_aux, aux))
+        return Hidden(_in_order(x, context.sharding), add_aux(encoder_aux, aux))
 
     def multi_token_hidden(
         self,
@@ -197,14 +195,12 @@ class Model:
         if not self.config.multi_token:
             raise UserError("multi_token_hidden", "this model has no module for it")
         tokens, context = self._context("tokens", next_tokens, positions, segments, causal=True)
-        module, zigzagged = self._module(params), context.sharding.zigzag
-        if zigzagged:
+        module = self._module(params)
+        if context.sharding.zigzag:
             states = mesh.reshard(zigzag.enter(states), *context.sharding.stream())
         embedded = module.embed(tokens, context.sharding)
         x, aux = module.multi_token(states, embedded, context, dropout_key)
-        if zigzagged:
-            x = mesh.reshard(zigzag.leave(x), *TRAIN.stream())
-        return Hidden(x, aux)
+        return Hidden(_in_order(x, context.sharding), aux)
 
     def hidden(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
         """Returns the states of `hidden_and_aux`: [B, L, D] in the compute dtype."""
@@ -457,6 +453,11 @@ class Model:
         limit = self.config.max_length
         if self.config.positions == "learned" and length > limit:
             raise UserError(f"rows of {length}", f"the model has {limit} positions")
+
+
+def _in_order(x: jax.Array, sharding: ActivationSharding) -> jax.Array:
+    """States [B, L, D] in the order of the tokens."""
+    return mesh.reshard(zigzag.leave(x), *TRAIN.stream()) if sharding.zigzag else x
 
 
 def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:

@@ -28,7 +28,7 @@ _IMPORTED_ONCE = ["llmjax.data.datatrove.engines", "llmjax.data.datatrove.steps"
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps executors from printing, who set up the messages anew with each task."""
+    """Keeps executors from printing, who set up the messages again with each task."""
     hear_warnings()
     try:
         yield
