@@ -169,6 +169,20 @@ def _speed(config: Plain) -> Plain:
     }
 
 
+def _sparse(config: Plain) -> Plain:
+    """8 -> 9: new fields, with what they stand for in runs that lacked them."""
+    compute: dict[str, Plain] = {}
+    model: dict[str, Plain] = {}
+    mesh: dict[str, Plain] = {}
+    optimizer: dict[str, Plain] = {}
+    return config | {
+        "compute": config["compute"] | compute,
+        "model": config["model"] | model,
+        "mesh": config["mesh"] | mesh,
+        "optimizer": config["optimizer"] | optimizer,
+    }
+
+
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     1: _families,
     2: _tasks,
@@ -177,5 +191,6 @@ MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     5: _clusters,
     6: _stores,
     7: _speed,
+    8: _sparse,
 }
 """Format -> the migration from it."""

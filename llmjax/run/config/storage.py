@@ -1,4 +1,4 @@
-"""A config as JSON: `{"format": 8, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
+"""A config as JSON: `{"format": 9, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
 
 Whoever adds, removes or renames a field of a config raises FORMAT by one and adds a migration from
 the previous format (see `migrations`). A file is refused if its fields are not exactly those of its
@@ -18,7 +18,7 @@ from llmjax.storage.checksums import check_checksum, with_checksum
 from llmjax.storage.json_documents import SETTINGS, json_text, parse_json
 from llmjax.version import __version__
 
-FORMAT = 8
+FORMAT = 9
 
 
 def package_version() -> str:
