@@ -95,6 +95,10 @@ class ComputeConfig:
     pipeline_rounds: int = 1
     """How often a microbatch passes through all stages, of which each holds as many groups of
     layers. The stages wait for (stages - 1) / (microbatches x rounds + stages - 1) of the time."""
+    expert_buffer: float = 1.25
+    """Tokens that a device sends to each device of mesh.expert in one exchange, relative to an
+    equal share. Where one needs more, all exchange again: no token is dropped. Larger buffers take
+    memory and are sent whole."""
     remat: str = "none"
     """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
     results of weight products (dots); everything (full). These keep the output of fused attention.
@@ -177,6 +181,8 @@ def compute_problems(config: ComputeConfig) -> Iterator[str]:
         yield f"pipeline_microbatches must be positive or none, not {config.pipeline_microbatches}"
     if config.pipeline_rounds < 1:
         yield f"pipeline_rounds must be positive, not {config.pipeline_rounds}"
+    if config.expert_buffer <= 0:
+        yield f"expert_buffer must be positive, not {config.expert_buffer}"
     if config.quantized_params and config.quantization == "none":
         yield "quantized_params has no meaning with quantization none"
     if not 0 <= config.dropout < 1:

@@ -9,7 +9,8 @@ from llmjax.model.activations import nonlinearity
 from llmjax.model.aux_sums import Aux
 from llmjax.model.compute import ComputeConfig, Precision
 from llmjax.model.config import ModelConfig
-from llmjax.model.experts import AXES, ExpertParams, ExpertProduct, experts
+from llmjax.model.expert_products import AXES, ExpertParams, ExpertProduct
+from llmjax.model.experts import experts
 from llmjax.model.layers import ActivationSharding, Dense, constant, normal
 from llmjax.model.mlp import MLP
 from llmjax.model.moe_config import MoEConfig
@@ -127,6 +128,7 @@ class Experts(nnx.Module):
         n, d, f = moe.num_experts, config.d_model, config.expert_width
         self.nonlinearity, self.gated = nonlinearity(config), config.gated
         self.weight_inputs, self.precision = moe.weight_inputs, compute.precision
+        self.buffer = compute.expert_buffer
         std, bias = compute.init_std, moe.expert_bias
 
         def project(shape: tuple[int, ...], axes: Axes, bias_axes: Axes, std: float) -> Stacked:
@@ -144,7 +146,9 @@ class Experts(nnx.Module):
             *(None if part is None else part.kernel.get_value() for part in parts),
             *(part.bias[...] if part is not None and part.has_bias else None for part in parts),
         )
-        how = ExpertProduct(self.nonlinearity, self.weight_inputs, self.precision, sharding)
+        how = ExpertProduct(
+            self.nonlinearity, self.weight_inputs, self.precision, sharding, self.buffer
+        )
         x = x.astype(self.precision.dtype)
         return experts(x, routing.weights, routing.chosen, params, how)
 

@@ -99,8 +99,15 @@ def check_mesh(config: ModelConfig, compute: ComputeConfig) -> None:
     """Checks that a model of a resolved config divides over the current mesh, if there is one.
 
     Raises:
-      UserError: its layers do not divide over the stages, or names all parameters that do not.
+      UserError: its layers do not divide over the stages, or names all parameters that do not, or
+        there are devices for experts and it has none.
     """
+    if mesh.is_split("experts") and config.moe is None:
+        name, reason = (
+            f"mesh.expert={mesh.parts('experts')}",
+            "the model has no experts (model.moe)",
+        )
+        raise UserError(name, reason, "split its weights with mesh.fsdp")
     check_stages(config, compute, mesh.parts("layers"))
     param_specs(config, compute).check_divides()
 

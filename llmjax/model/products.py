@@ -57,8 +57,8 @@ def dense(
 
 
 def gathered(axes: Axes) -> Axes:
-    """The axes of a gathered weight: split over heads, width or vocabulary, not over "embed"."""
-    return tuple("gathered" if axis == "embed" else axis for axis in axes)
+    """The axes of a gathered weight: split over heads, width, experts or vocabulary only."""
+    return tuple("gathered" if axis in mesh.WEIGHT_AXES else axis for axis in axes)
 
 
 def gather(weight: Weight, axes: Axes, dtype: str) -> jax.Array:

@@ -137,11 +137,11 @@ def quantize(weight: jax.Array, axes: Axes, inner: tuple[int, ...], weights: Wei
       weights: int8 or int4; int8 for tables, for projections into the residual stream, whose errors
         add up there, and for kernels that have no whole groups.
     """
-    axis, is_output = inner[-1], axes[-1] == "embed"
+    axis, is_output = inner[-1], axes[-1] in mesh.WEIGHT_AXES
     size, group = weight.shape[axis], gcd(weight.shape[axis], GROUP)
     if size // mesh.parts(axes[axis]) % group:  # devices would share a group
-        is_gathered = axes[axis] == "embed"  # before use, so that it can be kept whole
-        axes = tuple(None if name == "embed" else name for name in axes)
+        is_gathered = axes[axis] in mesh.WEIGHT_AXES  # before use, so that it can be kept whole
+        axes = tuple(None if name in mesh.WEIGHT_AXES else name for name in axes)
         group = group if is_gathered else 0
     if weights == "int8" or "vocab" in axes or is_output or group < GROUP:
         import qwix  # here, since training and unquantized decoding do without

@@ -16,7 +16,7 @@ import optax
 from llmjax.optimizers.config import OptimizerConfig, Tree
 from llmjax.optimizers.param_kinds import STACKED, ParamKind, param_kinds
 from llmjax.parallel import mesh
-from llmjax.parallel.mesh import Axes
+from llmjax.parallel.mesh import WEIGHT_AXES, Axes
 from llmjax.parallel.steps import leading_steps
 
 # f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end up in 0.7 to 1.2.
@@ -71,7 +71,7 @@ def orthogonalize(
         if isinstance(update, optax.MaskedNode):
             return update
         stacked = sum(axis in STACKED for axis in axes)
-        split = 1 if axes[stacked] == "embed" else len(axes) - stacked - 1
+        split = 1 if axes[stacked] in WEIGHT_AXES else len(axes) - stacked - 1
         if stacked == 2:  # layers of experts
             return jax.lax.map(lambda layer: _by_matrix(layer, split, steps, update_rms), update)
         stack = _by_matrix(update if stacked else update[None], split, steps, update_rms)

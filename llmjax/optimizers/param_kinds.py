@@ -8,7 +8,7 @@ from enum import StrEnum
 import jax
 
 from llmjax.optimizers.config import Tree
-from llmjax.parallel.mesh import Axes
+from llmjax.parallel.mesh import WEIGHT_AXES, Axes
 
 STACKED = ("layers", "experts")
 """Leading axes, along which each parameter is a matrix or vector by itself."""
@@ -40,7 +40,7 @@ def param_kind(axes: Axes) -> ParamKind:
         return ParamKind.VECTOR
     if "vocab" in inner or "positions" in inner:
         return ParamKind.EMBEDDING
-    return ParamKind.MATRIX if "embed" in inner else ParamKind.VECTOR
+    return ParamKind.MATRIX if WEIGHT_AXES & set(inner) else ParamKind.VECTOR
 
 
 def param_kinds(logical_axes: Tree) -> Tree:

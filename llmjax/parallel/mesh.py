@@ -23,9 +23,9 @@ from llmjax.parallel.topology import Factors, arrange, factors_of
 
 Axes = tuple[str | None, ...]
 
-MESH_AXES = ("data", "stage", "fsdp", "sequence", "tensor")
+MESH_AXES = ("data", "stage", "fsdp", "expert", "sequence", "tensor")
 
-OPTIONAL_AXES = ("stage",)
+OPTIONAL_AXES = ("stage", "expert")
 """Axes that a mesh with one device along them does not have."""
 
 SUB_AXES: dict[str, tuple[str, ...]] = {"fsdp": ("fsdp", "fsdp_y", "fsdp_z", "fsdp_slices")}
@@ -35,28 +35,36 @@ gradients scattered in the reverse order, since TPU compilers turn a collective 
 into an all-reduce of the whole array. Configs, checkpoints and messages know only the axis."""
 
 # Parameters: "embed" is the model dimension of a stored weight. It is split over fsdp and gathered
-# just before use (its logical name is then "gathered"), so the gradient is reduce-scattered.
+# just before use (its logical name is then "gathered"), so the gradient is reduce-scattered. The
+# devices of the expert axis share the batch and the other weights as those of fsdp do, but each
+# has experts of its own, whose model dimension is therefore "expert_embed"; the devices that share
+# the rows of an expert are "expert_batch".
 # Activations: the residual stream is split along its length over tensor as well ("residual"), which
 # turns the all-reduce after each block into a reduce-scatter and divides its memory. Rows are split
 # over stages too, except inside a pipeline (see `llmjax.parallel.pipeline`), where each stage has
 # all rows of a microbatch.
 LOGICAL_TO_MESH: dict[str, tuple[str, ...]] = {
-    "batch": ("stage", "data", "fsdp"),
+    "batch": ("stage", "data", "fsdp", "expert"),
     "length": ("sequence",),
     "residual": ("sequence", "tensor"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
-    "experts": (),
+    "experts": ("expert",),
+    "expert_embed": ("fsdp",),
+    "expert_batch": ("stage", "data", "fsdp"),
     "router": (),
     "selection": (),
     "vocab": ("tensor",),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "expert"),
     "gathered": (),
     "head_dim": (),
     "layers": ("stage",),
     "positions": (),
 }
+
+WEIGHT_AXES = frozenset({"embed", "expert_embed"})
+"""Logical axes of the model dimension of stored weights."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,13 @@ class MeshConfig:
     stage: int = 1
     """Devices that split the layers (pipeline parallelism): microbatches pass from one to the next;
     see compute.pipeline_microbatches."""
-    across_slices: Literal["data", "stage", "fsdp", "sequence", "tensor"] | None = None
+    expert: int = 1
+    """Devices that split the experts of a mixture (expert parallelism), and share the batch and
+    the other weights as those of fsdp do: tokens are sent to the devices of their experts."""
+    across_slices: Literal["data", "stage", "fsdp", "expert", "sequence", "tensor"] | None = None
     """The axis between slices (TPU slices, NVLink domains), whose collectives cross the slow
-    network. none: data, and what it leaves to stage, fsdp, sequence and tensor in this order."""
+    network. none: data, and what it leaves to stage, fsdp, expert, sequence and tensor in this
+    order."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -113,7 +125,7 @@ def mesh_sizes(config: MeshConfig, count: int, platform: str) -> dict[str, int]:
         sizes[free[0]] = count // fixed
     if math.prod(sizes.values()) != count:
         raise UserError(
-            "mesh " + ",".join(f"{axis}={size}" for axis, size in sizes.items()),
+            "mesh " + ",".join(f"{axis}={size}" for axis, size in present(sizes).items()),
             f"does not fit {count} {platform} devices",
             f"choose sizes whose product is {count}, or divides it if one of them is -1",
         )
@@ -141,7 +153,7 @@ def mesh_of(devices: np.ndarray, factors: Mapping[str, Factors]) -> Mesh:
 
 def present(sizes: Mapping[str, int]) -> dict[str, int]:
     """The axes that a mesh of these sizes has, of the axes of the config."""
-    return {axis: size for axis, size in sizes.items() if size > 1 or axis not in OPTIONAL_AXES}
+    return {axis: size for axis, size in sizes.items() if size != 1 or axis not in OPTIONAL_AXES}
 
 
 def axis_sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
@@ -377,7 +389,8 @@ def check_divides(
         parts = axis_size(mesh, axis)
         if size % parts:
             sizes = axis_sizes(mesh)
-            split = " x ".join(f"{name}={sizes[name]}" for name in LOGICAL_TO_MESH[axis])
+            along = present({name: sizes[name] for name in LOGICAL_TO_MESH[axis]})
+            split = " x ".join(f"{name}={size}" for name, size in along.items())
             raise UserError(
                 f"{name} {tuple(shape)}",
                 f"its {axis} dimension of {size} does not divide over mesh {split}",

@@ -103,7 +103,7 @@ def test_gradients_and_tensor_parallel_sums_travel_in_the_stated_dtype(one_devic
 def test_an_axis_split_into_several_mesh_axes(one_device):
     """fsdp through three dimensions of a torus, with tensor parallelism beside it."""
     model, params = make(PLAIN, COMPUTE[PLAIN])
-    devices = np.array(jax.devices()[:8]).reshape(1, 1, 4, 1, 2)
+    devices = np.array(jax.devices()[:8]).reshape(1, 1, 4, 1, 1, 2)
     with jax.set_mesh(mesh_of(devices, {"fsdp": Factors(1, (2, 1, 2))})):
         spread = placed(params, model)
         loss, gradients = loss_and_gradients(model, spread, batch(PLAIN))

@@ -40,7 +40,7 @@ CASES = {
     ),
     "2 x data x fsdp, experts": (
         replace(PLAIN, moe=MoEConfig(4, 2, expert_width=24, dense_layers=(0, 2), shared_width=16)),
-        MeshConfig(stage=2, data=2, fsdp=2),
+        MeshConfig(stage=2, expert=2, fsdp=2),
         ComputeConfig(),
     ),
     "2 x sequence x fsdp, rounds": (

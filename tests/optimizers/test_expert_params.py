@@ -26,8 +26,8 @@ from llmjax.step import make_train_step
 FLAT = ScheduleConfig("constant", warmup_steps=0)
 AXES = {
     "router": {"kernel": ("embed", "router"), "selection_bias": ("selection",)},
-    "up": ("layers", "experts", "embed", "mlp"),
-    "down": ("layers", "experts", "mlp", "embed"),
+    "up": ("layers", "experts", "expert_embed", "mlp"),
+    "down": ("layers", "experts", "mlp", "expert_embed"),
     "bias": ("layers", "experts", "mlp"),
 }
 SHAPES = {
@@ -104,7 +104,7 @@ def test_muon_orthogonalizes_each_expert_by_itself():
         assert values.shape == (2, 4, 8)
         assert values.min() > 0.5
         assert values.max() < 1.3
-    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    mesh = make_mesh(MeshConfig(fsdp=2, expert=2, tensor=2))
     with jax.set_mesh(mesh):
         spread = updates(mesh)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), spread, alone)

@@ -126,7 +126,7 @@ def test_a_split_axis_is_gathered_and_scattered_step_by_step(name):
         )
 
     expected = jax.jit(jax.grad(loss, (0, 1)))(kernel, x)
-    devices = mesh_of(np.array(jax.devices()[:8]).reshape(1, 1, 8, 1, 1), {"fsdp": SPLIT[name]})
+    devices = mesh_of(np.array(jax.devices()[:8]).reshape(1, 1, 8, 1, 1, 1), {"fsdp": SPLIT[name]})
     with jax.set_mesh(devices):
         args = (
             jax.device_put(kernel, mesh.named_sharding(devices, *AXES)),

@@ -70,7 +70,7 @@ def sizes_of(count):
     for data, sequence, tensor in itertools.product(powers, powers[:3], powers[:4]):
         if count % (data * sequence * tensor) == 0:
             fsdp = count // (data * sequence * tensor)
-            yield dict(zip(MESH_AXES, (data, 1, fsdp, sequence, tensor), strict=True))
+            yield dict(zip(MESH_AXES, (data, 1, fsdp, 1, sequence, tensor), strict=True))
 
 
 def slice_of(device):

@@ -85,7 +85,7 @@ def test_restores_bit_for_bit_on_another_mesh(state, tmp_path, devices):
 def test_restores_bit_for_bit_where_an_axis_is_split(state, tmp_path):
     """Onto a mesh with fsdp through a torus, and from there back."""
     save(tmp_path / "whole", state, [7])
-    devices = np.array(jax.devices()[:8]).reshape(1, 1, 8, 1, 1)
+    devices = np.array(jax.devices()[:8]).reshape(1, 1, 8, 1, 1, 1)
     split, _ = restore(tmp_path / "whole", mesh_of(devices, {"fsdp": Factors(2, (2, 1, 2))}))
     assert tiny.equal(split, at_step(state, 7))
     with Checkpoints(tmp_path / "split", CONFIG) as checkpoints:

@@ -171,9 +171,9 @@ def _speed(config: Plain) -> Plain:
 
 def _sparse(config: Plain) -> Plain:
     """8 -> 9: new fields, with what they stand for in runs that lacked them."""
-    compute: dict[str, Plain] = {}
+    compute: dict[str, Plain] = {"expert_buffer": 1.25}
     model: dict[str, Plain] = {}
-    mesh: dict[str, Plain] = {}
+    mesh: dict[str, Plain] = {"expert": 1}
     optimizer: dict[str, Plain] = {}
     return config | {
         "compute": config["compute"] | compute,

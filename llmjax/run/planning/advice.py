@@ -12,7 +12,7 @@ from llmjax.run.config.schema import Config
 from llmjax.run.planning.plan import Plan, analytic_plan, state_fits
 from llmjax.run.planning.topology import Topology
 
-(WEIGHTS,) = LOGICAL_TO_MESH["embed"]
+WEIGHTS = LOGICAL_TO_MESH["embed"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
 MOST_TENSOR = 8
 """Devices that split heads, at most, in a search."""
@@ -59,7 +59,9 @@ def advice(plan: Plan) -> Iterator[str]:
         yield f"this fits: {found.options(plan.config)}"
         return
     if plan.memory.state > available:
-        devices = plan.sizes[WEIGHTS] * math.ceil(plan.memory.state / available)
+        devices = math.prod(plan.sizes[axis] for axis in WEIGHTS) * math.ceil(
+            plan.memory.state / available
+        )
         yield f"parameters, gradients and optimizer state need at least {devices} of these devices"
     else:
         yield "shorten rows (--data.length), or take more devices"

@@ -16,7 +16,7 @@ from llmjax.model.flops import flops_per_token
 from llmjax.model.params import check_mesh
 from llmjax.model.stages import check_microbatches, schedule_of
 from llmjax.optimizers.trainable import TrainHeads
-from llmjax.parallel.mesh import LOGICAL_TO_MESH, mesh_sizes, present
+from llmjax.parallel.mesh import LOGICAL_TO_MESH, OPTIONAL_AXES, mesh_sizes, present
 from llmjax.parallel.roofline import StepTime
 from llmjax.run.config.schema import Config
 from llmjax.run.planning.compiled import Compiled
@@ -27,7 +27,7 @@ from llmjax.run.planning.topology import Topology
 from llmjax.run.planning.traced import Flops, Row, abstract_mesh, kept_bytes, product_flops
 
 ROWS = LOGICAL_TO_MESH["batch"]
-(WEIGHTS,) = LOGICAL_TO_MESH["embed"]
+WEIGHTS = LOGICAL_TO_MESH["embed"]
 (LENGTH,) = LOGICAL_TO_MESH["length"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
 (STAGES,) = LOGICAL_TO_MESH["layers"]
@@ -169,7 +169,7 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
         state,
         kept_bytes(row),
         kept_bytes(whole),
-        Shares(sizes[WEIGHTS], sizes[HEADS], sizes[LENGTH], schedule),
+        Shares(math.prod(sizes[axis] for axis in WEIGHTS), sizes[HEADS], sizes[LENGTH], schedule),
         rows=rows,
         length=stage.length,
         accumulate=accumulate,
@@ -212,7 +212,11 @@ def check_divides(
         check_mesh(model, config.compute)
     parts = math.prod(sizes[axis] for axis in ROWS) * config.optimizer.accumulate
     if stage.batch_size % parts:
-        names = " x ".join(present(dict.fromkeys(reversed(ROWS), 1) | {STAGES: sizes[STAGES]}))
+        names = " x ".join(
+            present(
+                dict.fromkeys(reversed(ROWS), 1) | {axis: sizes[axis] for axis in OPTIONAL_AXES}
+            )
+        )
         fix = f"give a multiple of {parts} ({names} x accumulate), or another mesh"
         raise UserError(f"data.batch_size {stage.batch_size}", f"does not divide by {parts}", fix)
     rows = stage.batch_size // parts * sizes[STAGES]

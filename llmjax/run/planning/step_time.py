@@ -33,7 +33,7 @@ QUANTIZING = 5
 """Bytes of memory traffic to quantize a number of an activation or of its gradient: it is read in
 bfloat16 for the largest of its channel, read again, and written in 8 bits."""
 
-STAGES, REPLICAS, WEIGHTS = LOGICAL_TO_MESH["batch"]
+STAGES, REPLICAS, WEIGHTS, EXPERTS = LOGICAL_TO_MESH["batch"]
 (LENGTH,) = LOGICAL_TO_MESH["length"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
 
