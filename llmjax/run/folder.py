@@ -202,6 +202,15 @@ class Run:
                 "choose another --run-dir",
             ) from error
 
+    def stored_config(self) -> str | None:
+        """The text of the stored config, for `put_back`; None: there is none."""
+        return self.config_path.read_text() if self.config_path.is_file() else None
+
+    def put_back(self, config: str | None) -> None:
+        """Stores what `stored_config` returned, for a start that is refused."""
+        if config is not None and config != self.stored_config():
+            write_atomically(self.config_path, config)
+
     def _check_empty(self) -> None:
         names = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
         if names:

@@ -50,6 +50,7 @@ class LocalStart:
         folder = self._folder
         self._missing = [path for path in (folder, *folder.parents) if not path.exists()]
         self._before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        self._stored = Run(folder).stored_config()
 
     def join(self) -> Run:
         """The run in a process other than 0, when process 0 has created it."""
@@ -58,7 +59,7 @@ class LocalStart:
     @contextlib.contextmanager
     def open(self, status: StartStatus) -> Iterator[Run]:
         """The run in process 0: created, or checked as one to resume, and locked. Cleans up if the
-        block fails before a step has been trained.
+        block fails before a step has been trained; a start that is refused changes no config.
 
         Raises:
           UserError: as `Run.create` and `Run.lock`.
@@ -67,7 +68,9 @@ class LocalStart:
         with run.lock():
             try:
                 yield run
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, UserError) and not status.trained:
+                    run.put_back(self._stored)
                 self.remove(status)
                 raise
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -16,7 +17,11 @@ import pytest
 
 import tiny
 from llmjax.errors import UserError
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
+from llmjax.model.moe_config import MoEConfig
 from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import AdafactorConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, mesh_of
 from llmjax.parallel.topology import Factors
@@ -91,6 +96,20 @@ def test_restores_bit_for_bit_where_an_axis_is_split(state, tmp_path):
     with Checkpoints(tmp_path / "split", CONFIG) as checkpoints:
         checkpoints.save(split, position(7))
     assert tiny.equal(restore(tmp_path / "split")[0], split)
+
+
+def test_restores_bit_for_bit_where_other_devices_have_the_experts(tmp_path):
+    moe = MoEConfig(num_experts=8, expert_width=8, dense_layers=(0,), expert_bias=True)
+    model = Model(resolve(replace(tiny.CONFIG, moe=moe), 128))
+    optimizer = make_optimizer(tiny.OPTIMIZER, 20, model.logical_axes())
+    sizes = MeshConfig(expert=4, fsdp=2), MeshConfig(expert=2, tensor=2, fsdp=2), MeshConfig()
+    first, *others = map(make_mesh, sizes)
+    state = make_state(model, optimizer, 0, first)
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        checkpoints.save(state, position(7))
+        for mesh in others:
+            restored, _ = checkpoints.restore(abstract_state(model, optimizer, mesh))
+            assert tiny.equal(restored, state)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from llmjax.data.loader import batch_at
 from llmjax.data.text.corpus import prepare
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.folder import Run
 from llmjax.run.telemetry.goodput import read_goodput
 from llmjax.training.train import train
 
@@ -115,5 +116,7 @@ def test_other_text_is_refused(tmp_path):
     config = runs.config(tmp_path, steps=3)
     train(config)
     runs.write_text(tmp_path / "text", seed=1)
+    before = Run(tmp_path / "run").config()
     with pytest.raises(UserError, match="trained on another corpus"):
         train(replace(config, steps=5))
+    assert Run(tmp_path / "run").config() == before, "a refused start changes nothing"

@@ -165,6 +165,7 @@ class RemoteStart:
             copy.sweep()
             publisher = Publisher(copy.folder, self._store, lock.confirm)
             self._run = run = replace(copy, held=lock, publisher=publisher)
+            stored = run.stored_config()
             try:
                 run.prepare(self._config)
                 run.publish()
@@ -172,8 +173,10 @@ class RemoteStart:
                 yield run
                 publisher.stop()
                 run.publish()
-            except BaseException:
+            except BaseException as error:
                 publisher.stop()
+                if isinstance(error, UserError) and not status.trained:
+                    run.put_back(stored)
                 self._end_failed(run, status)
                 raise
 
