@@ -171,10 +171,10 @@ def _speed(config: Plain) -> Plain:
 
 def _sparse(config: Plain) -> Plain:
     """8 -> 9: new fields, with what they stand for in runs that lacked them."""
-    compute: dict[str, Plain] = {"expert_buffer": 1.25}
-    model: dict[str, Plain] = {}
-    mesh: dict[str, Plain] = {"expert": 1}
-    optimizer: dict[str, Plain] = {}
+    compute: Plain = {"expert_buffer": 1.25}
+    model: Plain = {}
+    mesh: Plain = {"expert": 1}
+    optimizer: Plain = {}
     return config | {
         "compute": config["compute"] | compute,
         "model": config["model"] | model,
