@@ -56,15 +56,14 @@ class Rounds(NamedTuple):
         sent = jnp.where(goes[..., None], values[self.rows.token[index]], 0)
         return _exchange(sent).reshape(-1, values.shape[-1])
 
-    def to_tokens(self, values: jax.Array, turn: jax.Array) -> jax.Array:
-        """Returns [P C, D] to the choices, in their order, [b l, K, D]; zeros for those of other
-        rounds."""
+    def to_choices(self, values: jax.Array, turn: jax.Array, tokens: int) -> jax.Array:
+        """Returns [P C, D] to the choices, [K, tokens, D]; zeros for those of other rounds."""
         back = _exchange(values.reshape(len(self.starts), self.size, -1))
         device = jnp.minimum(self.rows.expert // self.experts, len(self.starts) - 1)
         place = jnp.arange(len(device)) - self.starts[device] - turn * self.size
         is_here = (place >= 0) & (place < self.size) & self.rows.is_chosen[:, 0]
         slot = jnp.where(is_here, device * self.size + place, back.shape[0] * back.shape[1])
-        slots = self.rows.per_choice(slot)
+        slots = slot[self.rows.place.reshape(tokens, -1).T]
         return back.reshape(-1, back.shape[-1]).at[slots].get(mode="fill", fill_value=0)
 
     def _sent(self, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -96,7 +95,7 @@ def backward(how: ExpertProduct, dy: jax.Array, tokens: Tokens, params: ExpertPa
         back = rounds.to_experts(dy, turn)
         found = expert_products.backward(how, back, given, rows, params, inner)
         x = _per_token(rounds, found.x.astype(dtype), turn, len(sums.x))
-        weights = rounds.to_tokens(found.weights, turn).reshape(sums.weights.shape)
+        weights = rounds.to_choices(found.weights, turn, len(sums.x))[..., 0].T
         return jax.tree.map(jnp.add, sums, Gradients(x, weights, found.params))
 
     zeros = Gradients(
@@ -129,8 +128,7 @@ def _first_products(
 
 def _per_token(rounds: Rounds, values: jax.Array, turn: jax.Array, tokens: int) -> jax.Array:
     """Returns [P C, D] to the tokens and adds up their choices, in float32: [b l, D]."""
-    returned = rounds.to_tokens(values, turn).astype(jnp.float32)
-    return returned.reshape(tokens, -1, values.shape[-1]).sum(1)
+    return rounds.to_choices(values, turn, tokens).astype(jnp.float32).sum(0)
 
 
 def _exchange(values: jax.Array) -> jax.Array:
