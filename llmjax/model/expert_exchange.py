@@ -8,7 +8,8 @@ tokens again and repeats the first products.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from llmjax.model import expert_products
 from llmjax.model.expert_products import ExpertParams, ExpertProduct, Gradients, Inner
 from llmjax.model.expert_rows import SortedChoices, Tokens, sort
 from llmjax.parallel import exchanges, mesh
+
+Sums = TypeVar("Sums")
 
 ALIGNMENT = 8
 """Tokens of a pair of devices are a multiple of this, as tiles of TPUs are."""
@@ -83,7 +86,7 @@ def forward(how: ExpertProduct, tokens: Tokens, params: ExpertParams) -> jax.Arr
         return y + _per_token(rounds, found.astype(tokens.x.dtype), turn, len(y))
 
     zeros = jnp.zeros(tokens.rows.shape, jnp.float32)
-    return jax.lax.fori_loop(0, rounds.number, add, zeros)
+    return _in_rounds(rounds, add, zeros)
 
 
 def backward(how: ExpertProduct, dy: jax.Array, tokens: Tokens, params: ExpertParams) -> Gradients:
@@ -101,9 +104,15 @@ def backward(how: ExpertProduct, dy: jax.Array, tokens: Tokens, params: ExpertPa
     zeros = Gradients(
         jnp.zeros(tokens.rows.shape, jnp.float32),
         jnp.zeros((len(tokens.rows), tokens.weights.shape[-1]), jnp.float32),
-        jax.tree.map(lambda param: jnp.zeros(param.shape, jnp.float32), params),
+        jax.tree.map(lambda param: jnp.zeros(param.shape, how.gradient_dtype), params),
     )
-    return jax.lax.fori_loop(0, rounds.number, add, zeros)
+    return _in_rounds(rounds, add, zeros)
+
+
+def _in_rounds(rounds: Rounds, add: Callable[[Any, Sums], Sums], zeros: Sums) -> Sums:
+    """Runs `add` for each round. The first is not in the loop, so that compilers let its exchanges
+    run beside other work."""
+    return jax.lax.fori_loop(1, rounds.number, add, add(jnp.int32(0), zeros))
 
 
 def _rounds(how: ExpertProduct, tokens: Tokens, params: ExpertParams) -> Rounds:

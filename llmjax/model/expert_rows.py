@@ -51,9 +51,9 @@ class SortedChoices(NamedTuple):
         return values[self.place]
 
     def per_token(self, values: jax.Array, tokens: int) -> jax.Array:
-        """Adds up the values of each token's choices, [M, D] -> [tokens, D]."""
+        """Adds up the values of each token's choices, [M, D] -> float32 [tokens, D]."""
         # Choices first: TPUs pad the last but one dimension of an array to a multiple of 8.
-        return values[self.place.reshape(tokens, -1).T].sum(0)
+        return values[self.place.reshape(tokens, -1).T].astype(jnp.float32).sum(0)
 
     def per_expert(self, values: jax.Array) -> jax.Array:
         """Adds up the values of each expert's choices, [M, D] -> [N, D]."""

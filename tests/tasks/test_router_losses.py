@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import jax
 import pytest
-from task_models import ENCODER, arrays_of, opened, rows_of
 from test_extractive_qa import row
 
 from llmjax.model.checks import resolve
@@ -16,6 +15,7 @@ from llmjax.tasks.packing import shape_of
 from llmjax.tasks.preference import PreferenceTask
 from llmjax.tasks.similarity import SimilarityTask
 from llmjax.tasks.token_classification import TokenClassificationTask
+from task_models import ENCODER, arrays_of, opened, rows_of
 
 MOE = MoEConfig(4, 2, 16, balance_loss=0.5)
 SPARSE = replace(ENCODER, num_encoder_layers=1, moe=MOE)
