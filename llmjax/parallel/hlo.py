@@ -78,8 +78,10 @@ class Program:
                     yield from self._walk(called, times, scheduled, inside)
 
     def _trips(self, loop: Instruction) -> int:
-        """How often a loop runs: as the compiler says, else the limit that its counter meets. 0 where
-        the data decide: those are further rounds of `llmjax.model.expert_exchange`."""
+        """How often a loop runs: as the compiler says, else the limit that its counter meets.
+
+        0 where the data decide: those are further rounds of `llmjax.model.expert_exchange`.
+        """
         if known := _TRIPS.search(loop.text):
             return int(known[1])
         limits = [
