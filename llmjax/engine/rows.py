@@ -47,7 +47,7 @@ def rows_of(running: Sequence[Running], count: int, vocab_size: int, mesh: Mesh 
             for name, array in arrays.items()
         }
 
-    return Rows(**placed(state), sampling=RowSampling(**{"allowed": None} | placed(sampling)))
+    return Rows(**placed(state), sampling=RowSampling(**placed(sampling)))
 
 
 def _columns(count: int, **values: tuple[float, type]) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ class RowSampling(NamedTuple):
     seed: Array
     key_data: Array
     wants_top: Array
-    allowed: Array | None
+    allowed: Array | None = None
 
 
 class Chosen(NamedTuple):
