@@ -33,6 +33,7 @@ LAYERS = (
     ("compression", "convert"),
     ("training",),
     ("reporting",),
+    ("serving",),
     ("cli",),
     ("__main__",),
 )
@@ -45,6 +46,7 @@ KNOWN_TO = {
     "gcsfs": {"storage.stores"},
     "gguf": {"convert"},
     "grain": {"data"},
+    "prometheus_client": {"serving"},
     "optax": {"optimizers", "state", "step"},
     "orbax": {"run.checkpoint"},
     "qwix": {"model"},
@@ -55,8 +57,10 @@ KNOWN_TO = {
     "sentencepiece": {"convert", "data"},
     "signal": {"data.chat_template", "interruption", "training"},
     "sklearn": {"metrics"},
+    "starlette": {"serving"},
     "tensorflow_datasets": {"data"},
     "tokenizers": {"convert", "data"},
+    "uvicorn": {"serving"},
 }
 
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Entry] = {
     "harness": Entry("llmjax.cli.harness:HARNESS", "tasks of EleutherAI's lm-evaluation-harness"),
     "generate": Entry("llmjax.cli.generate:GENERATE", "text that continues prompts, streamed"),
     "chat": Entry("llmjax.cli.chat:CHAT", "a conversation in the terminal"),
+    "serve": Entry("llmjax.cli.serve:SERVE", "an OpenAI-compatible HTTP server of runs"),
     "fill-mask": Entry("llmjax.cli.fill_mask:FILL_MASK", "the likeliest tokens for each mask"),
     "embed": Entry("llmjax.cli.embed:EMBED", "texts as vectors"),
     "compress": Entry("llmjax.cli.compress:COMPRESS", "any bytes into an archive, lossless"),

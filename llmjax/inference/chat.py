@@ -1,11 +1,11 @@
 """The command `chat`: a conversation with a model."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Protocol
 
-from llmjax.data.chat_template.template import ChatTemplate, special_tokens
+from llmjax.data.chat_template.template import ChatTemplate, Context, special_tokens
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion
 from llmjax.decoding.config import SAMPLING, DecodingConfig, decoding_problems
@@ -89,7 +89,7 @@ class ChatFormat(Protocol):
     stop: tuple[str, ...]
     stop_ids: tuple[int, ...]
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
+    def tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Encode the messages, up to the start of the answer."""
 
     def close(self) -> None:
@@ -105,8 +105,13 @@ class TemplateFormat:
         self.stop: tuple[str, ...] = ()
         self.stop_ids = self._end_ids()
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
-        return self._tokenizer.encode_marked(self._template.render(messages))
+    def tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        text = self._template.render(messages, context=Context(tools))
+        return self._tokenizer.encode_marked(text)
 
     def close(self) -> None:
         self._template.close()
@@ -128,7 +133,7 @@ class PlainFormat:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
+    def tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         lines = [f"{message['role'].title()}: {message['content']}\n" for message in messages]
         ids = self._tokenizer.encode("".join([*lines, "Assistant:"]))
         return [*self._tokenizer.prefix, *ids]

@@ -1,0 +1,28 @@
+"""`llmjax serve`."""
+
+from importlib.util import find_spec
+
+from llmjax.cli.command import Call, Command
+from llmjax.errors import UserError
+from llmjax.serving.options import ServeOptions, serve_problems
+
+
+def run(call: Call[ServeOptions]) -> None:
+    """Serves until SIGTERM or Ctrl-C."""
+    for library in ("starlette", "uvicorn", "prometheus_client"):
+        if find_spec(library) is None:
+            raise UserError("serve", f"needs {library}", "pip install 'llmjax[serve]'")
+    from llmjax.serving.serve import serve
+
+    serve(call.words, call.options)
+
+
+SERVE = Command(
+    about="An HTTP server with OpenAI's API: /v1/chat/completions, /v1/completions, "
+    "/v1/embeddings, /v1/models, and /health and /metrics. A run is named by its folder.",
+    positionals=("RUN...",),
+    usage="[--port N] [--option value ...]",
+    options=ServeOptions,
+    run=run,
+    check=serve_problems,
+)

@@ -1,0 +1,57 @@
+"""The command `serve`: load runs and answer requests until told to stop."""
+
+import logging
+from collections.abc import Sequence
+
+import uvicorn
+
+from llmjax.errors import UserError
+from llmjax.serving.app import make_app
+from llmjax.serving.models import load_models
+from llmjax.serving.options import ServeOptions
+from llmjax.storage.bounded import read_bytes
+
+log = logging.getLogger(__name__)
+MAX_KEYS = 1 << 20
+"""Bytes of a file of keys."""
+
+
+def serve(runs: Sequence[str], options: ServeOptions) -> None:
+    """Serve runs; returns after SIGTERM or SIGINT, when the running requests have ended.
+
+    Raises:
+      UserError: a run cannot be loaded, or the keys cannot be read.
+    """
+    keys = [] if options.api_key_file is None else read_keys(options.api_key_file)
+    models = load_models(runs, options)
+    try:
+        config = uvicorn.Config(
+            make_app(models, options, keys),
+            host=options.host,
+            port=options.port,
+            log_level="warning",
+            timeout_graceful_shutdown=int(options.max_seconds) + 1,
+            server_header=False,
+        )
+        names = ", ".join(model.name for model in models)
+        log.info("serving %s at http://%s:%s/v1", names, options.host, options.port)
+        uvicorn.Server(config).run()
+    finally:
+        for model in models:
+            model.close()
+
+
+def read_keys(file: str) -> list[str]:
+    """Read API keys, one per line.
+
+    Raises:
+      UserError: the file cannot be read, or holds no key.
+    """
+    content = read_bytes(file, MAX_KEYS)
+    try:
+        keys = [line.strip() for line in content.decode("ascii").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UserError(file, "is not ASCII", "write one key per line") from None
+    if not keys:
+        raise UserError(file, "contains no key", "write one per line")
+    return keys
