@@ -1,5 +1,6 @@
 """`llmjax serve`."""
 
+import sys
 from importlib.util import find_spec
 
 from llmjax.cli.command import Call, Command
@@ -14,7 +15,7 @@ def run(call: Call[ServeOptions]) -> None:
             raise UserError("serve", f"needs {library}", "pip install 'llmjax[serve]'")
     from llmjax.serving.serve import serve
 
-    serve(call.words, call.options)
+    serve(call.words, call.options, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 SERVE = Command(

@@ -1,6 +1,7 @@
 """The web application: OpenAI's endpoints, /health and /metrics."""
 
 import asyncio
+import base64
 import hmac
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -122,9 +123,12 @@ class _Server:
         model = self._model(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
         vectors, tokens = await asyncio.to_thread(model.embeddings, texts)
+        rows: list[Any] = vectors.tolist()
+        if body.encoding_format == "base64":  # what OpenAI's own client asks for
+            rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
         data = [
-            {"object": "embedding", "index": index, "embedding": vector}
-            for index, vector in enumerate(vectors.tolist())
+            {"object": "embedding", "index": index, "embedding": row}
+            for index, row in enumerate(rows)
         ]
         counts = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": model.name, "usage": counts})

@@ -115,7 +115,7 @@ class EmbeddingBody(BaseModel):
 
     model: str
     input: str | list[str] = Field(min_length=1)
-    encoding_format: Literal["float"] = "float"
+    encoding_format: Literal["float", "base64"] = "float"
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

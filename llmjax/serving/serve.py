@@ -1,7 +1,6 @@
 """The command `serve`: load runs and answer requests until told to stop."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvicorn
 
@@ -11,13 +10,13 @@ from llmjax.serving.models import load_models
 from llmjax.serving.options import ServeOptions
 from llmjax.storage.bounded import read_bytes
 
-log = logging.getLogger(__name__)
 MAX_KEYS = 1 << 20
 """Bytes of a file of keys."""
 
 
-def serve(runs: Sequence[str], options: ServeOptions) -> None:
-    """Serve runs; returns after SIGTERM or SIGINT, when the running requests have ended.
+def serve(runs: Sequence[str], options: ServeOptions, tell: Callable[[str], None]) -> None:
+    """Serve runs until SIGTERM or SIGINT, which let the running requests end; `tell` is called with
+    a line when the runs are loaded.
 
     Raises:
       UserError: a run cannot be loaded, or the keys cannot be read.
@@ -34,7 +33,7 @@ def serve(runs: Sequence[str], options: ServeOptions) -> None:
             server_header=False,
         )
         names = ", ".join(model.name for model in models)
-        log.info("serving %s at http://%s:%s/v1", names, options.host, options.port)
+        tell(f"serving {names} at http://{options.host}:{options.port}/v1; Ctrl-C ends")
         uvicorn.Server(config).run()
     finally:
         for model in models:

@@ -1,11 +1,13 @@
 """OpenAI's API over a model that nobody trained."""
 
 import asyncio
+import base64
 import json
 import time
 from contextlib import aclosing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -97,6 +99,9 @@ def test_embeddings_models_health_and_metrics(client, lm):
     answer = client.post("/v1/embeddings", json=body).json()
     expected = embed(lm, text=("one", "two")).tolist()
     assert [item["embedding"] for item in answer["data"]] == expected
+    packed = client.post("/v1/embeddings", json=body | {"encoding_format": "base64"}).json()
+    rows = [base64.b64decode(item["embedding"]) for item in packed["data"]]
+    assert [np.frombuffer(row, "<f4").tolist() for row in rows] == expected
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
     assert client.get("/health").json() == {"status": "ok"}
     text = client.get("/metrics").text
