@@ -95,7 +95,8 @@ def _pieces(text: str, place: Place, count: CountTokens, space: int) -> Iterator
     for sentence in sentences(text):
         for piece, size in _fitting(sentence, count, space):
             last = None if line is None else line + piece.rstrip().count("\n")
-            yield _Unit(piece, joint, size, place._replace(line=line, last_line=last))
+            with_joint = size + count([joint])[0]
+            yield _Unit(piece, joint, with_joint, place._replace(line=line, last_line=last))
             line = None if line is None else line + piece.count("\n")
             joint = ""
 

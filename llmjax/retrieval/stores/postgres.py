@@ -172,9 +172,7 @@ class PostgresStore(Store):
             (list(ids),),
         )
         by_id = {
-            id: StoredPassage(
-                id, path, Passage(text, Place(*place)), np.asarray(vector, np.float32), stored
-            )
+            id: StoredPassage(id, path, Passage(text, Place(*place)), vector.to_numpy(), stored)
             for id, path, text, *place, vector, stored in found
         }
         stored = [by_id[id] for id in ids if id in by_id]
