@@ -118,9 +118,9 @@ def test_another_run_is_refused_by_name(lm, docs, tmp_path):
     index(lm, docs, location)
     other = begun(tmp_path / "other", ENCODER, seed=1)
     message = r"index\.db: was made with .*encoder step \d+ \(fingerprint \w{8}\), and the vect"
-    with pytest.raises(UserError, match=f"{message} .*other"):
+    with pytest.raises(UserError, match=f"{message}ors of .*other"):
         index(other, docs, location)
-    with pytest.raises(UserError, match=f"{message} .*other"):
+    with pytest.raises(UserError, match=f"{message}ors of .*other"):
         search(location, "purr", run=str(other))
     assert search(location, "purr", mode="lexical")[0].document.endswith("cats.txt")
     assert search(location, "purr") == found(location, "purr", lm)
