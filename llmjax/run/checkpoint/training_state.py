@@ -84,12 +84,12 @@ def _moment_as_stored(name: str, leaf: Any, stored: dict[str, jax.ShapeDtypeStru
         return leaf
     # Blocks of another mesh may not divide over this one.
     spec = PartitionSpec(*whole.sharding.spec[: len(scale.shape) - 1])
-    return Blockwise(
+    sharding = NamedSharding(whole.sharding.mesh, spec)
+    blocks: Any = (
         jax.ShapeDtypeStruct(whole.shape, values.dtype, sharding=whole.sharding),
-        jax.ShapeDtypeStruct(
-            scale.shape, scale.dtype, sharding=NamedSharding(whole.sharding.mesh, spec)
-        ),
+        jax.ShapeDtypeStruct(scale.shape, scale.dtype, sharding=sharding),
     )
+    return Blockwise(*blocks)
 
 
 def _as_wanted(state: Any, abstract: Any) -> Any:
