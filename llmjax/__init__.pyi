@@ -105,5 +105,8 @@ from .tasks.sequence import SequenceTask as SequenceTask
 from .tasks.similarity import SimilarityTask as SimilarityTask
 from .tasks.token_classification import TokenClassificationTask as TokenClassificationTask
 from .training.train import train as train
+from .translation.translate import Translator as Translator
+from .translation.translate import open_translator as open_translator
+from .translation.translate import translate as translate
 
 __version__: str
