@@ -87,8 +87,8 @@ class TextTensors:
         self._names = {
             "model." + name.removeprefix(body): name for name in names if name.startswith(body)
         }
-        heads = [name for name in names if name.endswith(HEAD)]
-        self._names |= {HEAD: name for name in heads[:1]}
+        if (head := next((name for name in names if name.endswith(HEAD)), None)) is not None:
+            self._names[HEAD] = head
         self.left_out = len(names) - len(self._names)
 
     def names(self) -> Iterable[str]:
