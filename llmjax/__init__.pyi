@@ -60,6 +60,7 @@ from .inference.language_model import load as load
 from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
+from .model.latent import LatentConfig as LatentConfig
 from .model.lora import LoraConfig as LoraConfig
 from .model.moe_config import MoEConfig as MoEConfig
 from .model.rope import DynamicScaling as DynamicScaling
@@ -106,5 +107,8 @@ from .tasks.sequence import SequenceTask as SequenceTask
 from .tasks.similarity import SimilarityTask as SimilarityTask
 from .tasks.token_classification import TokenClassificationTask as TokenClassificationTask
 from .training.train import train as train
+from .translation.translate import Translator as Translator
+from .translation.translate import open_translator as open_translator
+from .translation.translate import translate as translate
 
 __version__: str
