@@ -21,7 +21,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the attached devices; the topol
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine that has TPUs
 
 import jax
-from jax.experimental import topologies
 
 from llmjax.model.checks import resolve
 from llmjax.parallel.chips import CHIPS, Chip
@@ -39,8 +38,9 @@ from llmjax.parallel.roofline import (
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.child import topology_devices
 from llmjax.run.planning.program import lowered_step
-from llmjax.run.planning.topology import compiler_topology
+from llmjax.run.planning.topology import parse_topology
 
 VOCABULARY = 128_256
 
@@ -55,6 +55,7 @@ class Step:
     """Per device."""
     fields: tuple[tuple[str, str], ...] = ()
     vocabulary: int = VOCABULARY
+    slices: int = 1
 
 
 LLAMA_70B = (
@@ -67,6 +68,7 @@ OFFLOADED = (
     ("compute.remat", "attention,query,key,value,input"),
     ("compute.offload", "query,key,value,input"),
 )
+STAGES = (("mesh.stage", "2"), ("mesh.across-slices", "stage"))
 INT8 = (("compute.quantization", "int8"),)
 FP8 = (("compute.quantization", "fp8"),)
 STEPS = {
@@ -76,6 +78,7 @@ STEPS = {
     "llama_8b-v5e-256-int8": Step("llama_8b", "v5e:16x16", 2, INT8),
     "llama_8b-v7x-64": Step("llama_8b", "v7x:4x4x4", 2),
     "llama_8b-v7x-64-fp8": Step("llama_8b", "v7x:4x4x4", 2, FP8),
+    "llama_8b-2xv5p-32-stage-2": Step("llama_8b", "v5p:2x4x4", 8, STAGES, slices=2),
     "llama_70b-v5p-512": Step("llama_8b", "v5p:8x8x8", 2, LLAMA_70B),
     # As MaxText publishes them.
     "llama_8b-v6e-256": Step("llama_8b", "v6e:16x16", 3),
@@ -124,7 +127,7 @@ def compile_step(
       options: of the compiler, as `compute.xla_options`.
       hlo: a folder for the program's text.
     """
-    devices = topologies.get_topology_desc(compiler_topology(step.topology), "tpu").devices
+    devices = topology_devices(parse_topology(step.topology, step.slices))
     pairs = [*step.fields, ("data.batch-size", str(step.rows * len(devices))), *fields]
     config = override(
         load_config_file(step.config), [Override(key, (value,)) for key, value in pairs]

@@ -182,6 +182,11 @@ def _pipeline_axes() -> frozenset[str]:
     return frozenset(mesh.manual_axes)
 
 
+def is_in_pipeline() -> bool:
+    """Whether the code being traced is a stage of a pipeline, with devices of its own."""
+    return bool(_pipeline_axes())
+
+
 def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
     """The names in `mesh` of all mesh axes that split a logical axis.
 

@@ -156,6 +156,11 @@ def _flops(jaxpr: Jaxpr) -> Flops:
 
 def _equation_flops(equation: JaxprEqn) -> Flops:
     name = equation.primitive.name
+    if name == "ragged_dot_general":
+        return _ragged_flops(equation)
+    if equation.params.get("name") == "tgmm":  # Megablox's kernel, of [A, M] and [M, B]
+        rows, others = (invar.aval for invar in equation.invars[:2])
+        return Flops(wide=2.0 * rows.size * others.shape[1])
     if name == "dot_general":
         (contract, _), _ = equation.params["dimension_numbers"]
         left: Any = equation.invars[0].aval
@@ -170,6 +175,15 @@ def _equation_flops(equation: JaxprEqn) -> Flops:
     if name == "shard_map":  # its shapes are those of one device
         times = math.prod(equation.params["mesh"].shape.values())
     return sum(map(_flops, inner), Flops()) * times
+
+
+def _ragged_flops(equation: JaxprEqn) -> Flops:
+    """FLOPs of a grouped product, in which each row is multiplied by the matrix of its group."""
+    dimensions = equation.params["ragged_dot_dimension_numbers"]
+    (_, contract), _ = dimensions.dot_dimension_numbers
+    rows, matrices = (invar.aval for invar in equation.invars[:2])
+    outer = {*range(matrices.ndim)} - {*contract, *dimensions.rhs_group_dimensions}
+    return Flops(wide=2.0 * rows.size * math.prod(matrices.shape[axis] for axis in outer))
 
 
 def _programs(value: Any) -> list[Jaxpr]:
