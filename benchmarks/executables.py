@@ -25,6 +25,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine th
 import jax
 
 from llmjax.model.checks import resolve
+from llmjax.model.stages import schedule_of
 from llmjax.parallel.chips import CHIPS, Chip
 from llmjax.parallel.collectives import Collective, collectives
 from llmjax.parallel.compilation import compiler_options
@@ -67,8 +68,8 @@ LLAMA_70B = (
     ("model.d-ff", "28672"),
 )
 OFFLOADED = (
-    ("compute.remat", "attention,query,key,value,input"),
-    ("compute.offload", "query,key,value,input"),
+    ("compute.remat", "query,key,value,input"),
+    ("compute.offload", "query key value input"),
 )
 STAGES = (("mesh.stage", "2"), ("mesh.across-slices", "stage"))
 INT8 = (("compute.quantization", "int8"),)
@@ -108,9 +109,10 @@ def predicted(
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
     rows = config.data.batch_size / math.prod(sizes[axis] for axis in LOGICAL_TO_MESH["batch"])
     tokens, heads = rows * config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
-    flops = attention_flops(
-        splash_products(program), tokens, config.data.length / 2, heads, model.head_width
-    )
+    schedule = schedule_of(config.compute, sizes["stage"], round(rows * sizes["stage"]))
+    tokens *= schedule.stages / schedule.microbatches  # of a run of the kernels
+    width = (model.head_width + model.value_width) / 2
+    flops = attention_flops(splash_products(program), tokens, config.data.length / 2, heads, width)
     seconds = cycle_seconds(chip, estimated_cycles(program))
     for each in found:
         if not each.is_async:
@@ -139,7 +141,7 @@ def compile_step(
     devices = topology_devices(parse_topology(step.topology, step.slices))
     pairs = [*step.fields, ("data.batch-size", str(step.rows * len(devices))), *fields]
     config = override(
-        load_config_file(step.config), [Override(key, (value,)) for key, value in pairs]
+        load_config_file(step.config), [Override(key, tuple(value.split())) for key, value in pairs]
     )
     mesh = make_mesh(config.mesh, devices)
     start = time.perf_counter()

@@ -61,6 +61,9 @@ class Shares:
     """Devices that split rows along their length: sequence."""
     schedule: Schedule = NO_PIPELINE
     """Of the pipeline's stages."""
+    buffer: float = 1.0
+    """What the experts of a layer compute, as a multiple of what they would for the device's own
+    tokens: more where devices split them."""
 
 
 def analytic_memory(
@@ -92,6 +95,7 @@ def analytic_memory(
     """
     layers = model.num_encoder_layers + model.num_decoder_layers
     gathered, schedule = shares.weights > 1, shares.schedule
+    whole *= shares.buffer
     sparse = sum(each.is_sparse for each in layer_types(model, model.num_decoder_layers))
     numbers = state.gathered.layers / layers + state.gathered.experts / max(sparse, 1)
     blocks = numbers * schedule.stages * width

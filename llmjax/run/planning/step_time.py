@@ -15,6 +15,7 @@ from llmjax.parallel.roofline import (
     Transfer,
     attention_flops,
     attention_seconds,
+    grouped_seconds,
     product_seconds,
 )
 from llmjax.run.planning.parameters import Gathered, StateBytes, gathered_numbers
@@ -89,9 +90,11 @@ def analytic_time(work: Work, topology: Topology) -> StepTime:
     moved += work.accumulate * QUANTIZING * work.tokens * quantized_numbers(work)
     quantized = work.compute.quantized
     narrow = product_seconds(chip, products.narrow, None if quantized is None else quantized.dtype)
+    grouped = grouped_seconds(chip, products.grouped)
     time = StepTime(
-        products=product_seconds(chip, products.wide) + narrow,
+        products=product_seconds(chip, products.wide) + narrow + grouped,
         narrow=narrow,
+        grouped=grouped,
         attention=attention_seconds(chip, work.accumulate * step_attention_flops(work)),
         memory=moved / chip.bandwidth,
         transfers=tuple(transfers(work, topology)),

@@ -84,12 +84,16 @@ class Flops:
     wide: float = 0.0
     narrow: float = 0.0
     """With operands of 8 bits."""
+    grouped: float = 0.0
+    """Of rows with the matrices of their experts."""
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.wide + other.wide, self.narrow + other.narrow)
+        return Flops(
+            self.wide + other.wide, self.narrow + other.narrow, self.grouped + other.grouped
+        )
 
     def __mul__(self, times: float) -> "Flops":
-        return Flops(self.wide * times, self.narrow * times)
+        return Flops(self.wide * times, self.narrow * times, self.grouped * times)
 
 
 @cache
@@ -160,7 +164,7 @@ def _equation_flops(equation: JaxprEqn) -> Flops:
         return _ragged_flops(equation)
     if equation.params.get("name") == "tgmm":  # Megablox's kernel, of [A, M] and [M, B]
         rows, others = (invar.aval for invar in equation.invars[:2])
-        return Flops(wide=2.0 * rows.size * others.shape[1])
+        return Flops(grouped=2.0 * rows.size * others.shape[1])
     if name == "dot_general":
         (contract, _), _ = equation.params["dimension_numbers"]
         left: Any = equation.invars[0].aval
@@ -183,7 +187,7 @@ def _ragged_flops(equation: JaxprEqn) -> Flops:
     (_, contract), _ = dimensions.dot_dimension_numbers
     rows, matrices = (invar.aval for invar in equation.invars[:2])
     outer = {*range(matrices.ndim)} - {*contract, *dimensions.rhs_group_dimensions}
-    return Flops(wide=2.0 * rows.size * math.prod(matrices.shape[axis] for axis in outer))
+    return Flops(grouped=2.0 * rows.size * math.prod(matrices.shape[axis] for axis in outer))
 
 
 def _programs(value: Any) -> list[Jaxpr]:
