@@ -125,9 +125,9 @@ def run(
 def _stored(leaf: jax.Array) -> jax.Array:
     """The same; its gradient is kept as it is split.
 
-    JAX takes arrays at the border of a `shard_map` over some mesh axes as not split over the others.
-    Compilers leave out the gather if it is sliced at once, but not if what uses it is fused with
-    the slice: then all gradients of a stage would be gathered.
+    At the border of a `shard_map` over some mesh axes, JAX takes arrays as not split over the
+    others. Compilers leave out the gather if it is sliced at once, but not if what uses it is fused
+    with the slice: then all gradients of a stage would be gathered.
     """
     return leaf
 

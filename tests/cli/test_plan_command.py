@@ -23,7 +23,12 @@ def test_a_page_and_its_data(capsys):
     found = planned(capsys, *words)
     assert found["depth"] == "analytic"
     assert found["mesh"] == {
-        "data": 1, "stage": 1, "fsdp": 4, "expert": 1, "sequence": 1, "tensor": 1
+        "data": 1,
+        "stage": 1,
+        "fsdp": 4,
+        "expert": 1,
+        "sequence": 1,
+        "tensor": 1,
     }
     assert found["memory"]["fits"] is True
     assert found["days"] == pytest.approx(1e9 / found["tokens_per_second"] / 86_400)

@@ -132,13 +132,13 @@ def _meshes(config: Config, topology: Topology) -> Iterator[MeshConfig]:
             rest = devices // tensor // data // stage
             for expert in _powers(min(MOST_EXPERT, most_experts)):
                 if rest % expert == 0:
-                    sizes = {"data": data, "stage": stage, "expert": expert, "tensor": tensor}
-                    yield replace(config.mesh, **sizes, fsdp=rest // expert)
+                    fsdp = rest // expert
+                    yield replace(
+                        config.mesh, data=data, stage=stage, fsdp=fsdp, expert=expert, tensor=tensor
+                    )
 
 
-def _between_domains(
-    config: Config, devices: int, topology: Topology
-) -> Iterator[tuple[int, int]]:
+def _between_domains(config: Config, devices: int, topology: Topology) -> Iterator[tuple[int, int]]:
     """Numbers of replicas and of stages; not both, and one of each without several domains."""
     yield from ((data, 1) for data in _replicas(devices, topology))
     domains = topology.devices // topology.domain

@@ -42,8 +42,8 @@ def test_tokens_per_second_that_are_published():
 
 
 def test_mixtures_of_experts():
-    """MaxText: Mixtral 8x7B on 256 v5p, 8 rows of 4096 on a chip, 2909 tokens/s; bytes and memory as
-    libtpu 0.0.42.1 compiles the step."""
+    """MaxText: Mixtral 8x7B on 256 v5p, 8 rows of 4096 on a chip, 2909 tokens/s. Bytes as libtpu
+    0.0.42.1 compiles the step."""
     whole, split = mixtral(), mixtral(expert=8)
     assert whole.tokens_per_chip == pytest.approx(2909, rel=0.15)
     products = 3 + 2 + 3 + 3  # forward, recomputed, and the gradients of inputs and of weights
@@ -62,7 +62,10 @@ def test_mixtures_of_experts():
 
 def test_a_search_tries_experts_and_stages_between_domains():
     def tried(name: str, topology: str, slices: int) -> list[set[int]]:
-        found = [each.mesh for each in candidates(load_config_file(name), parse_topology(topology, slices))]
+        found = [
+            each.mesh
+            for each in candidates(load_config_file(name), parse_topology(topology, slices))
+        ]
         return [{getattr(mesh, axis) for mesh in found} for axis in ("data", "stage", "expert")]
 
     assert tried("mixtral_8x7b", "v5p:4x4x4", 1) == [{1}, {1}, {1, 2, 4, 8}]
