@@ -163,7 +163,7 @@ def _equation_flops(equation: JaxprEqn) -> Flops:
     if name == "ragged_dot_general":
         return _ragged_flops(equation)
     if equation.params.get("name") == "tgmm":  # Megablox's kernel, of [A, M] and [M, B]
-        rows, others = (invar.aval for invar in equation.invars[:2])
+        rows, others = _operands(equation)
         return Flops(grouped=2.0 * rows.size * others.shape[1])
     if name == "dot_general":
         (contract, _), _ = equation.params["dimension_numbers"]
@@ -185,9 +185,14 @@ def _ragged_flops(equation: JaxprEqn) -> Flops:
     """FLOPs of a grouped product, in which each row is multiplied by the matrix of its group."""
     dimensions = equation.params["ragged_dot_dimension_numbers"]
     (_, contract), _ = dimensions.dot_dimension_numbers
-    rows, matrices = (invar.aval for invar in equation.invars[:2])
+    rows, matrices = _operands(equation)
     outer = {*range(matrices.ndim)} - {*contract, *dimensions.rhs_group_dimensions}
     return Flops(grouped=2.0 * rows.size * math.prod(matrices.shape[axis] for axis in outer))
+
+
+def _operands(equation: JaxprEqn) -> tuple[Any, Any]:
+    """The types of the first two arguments."""
+    return equation.invars[0].aval, equation.invars[1].aval
 
 
 def _programs(value: Any) -> list[Jaxpr]:
