@@ -5,11 +5,13 @@ Command: python -m benchmarks.executables [NAME ...] [--option NAME=VALUE ...] [
          e.g. llama_8b-v5e-256 --option xla_tpu_scoped_vmem_limit_kib=16384 --compute.remat dots
 Without names all of `STEPS`. Needs libtpu (pip install 'llmjax[tpu]') and no device; a step takes 1
 to 4 minutes of one core and 3 GB. Prints a row for each, then JSON. Nothing here is measured on a
-device: tokens/s are predicted, for attention at 0.4 to 0.6 of the peak.
+device: tokens/s are predicted, for attention at 0.4 to 0.6 of the peak, and products of experts at
+0.5 to 0.7.
 """
 
 import argparse
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -27,9 +29,9 @@ from llmjax.model.checks import resolve
 from llmjax.parallel.chips import CHIPS, Chip
 from llmjax.parallel.collectives import Collective, collectives
 from llmjax.parallel.compilation import compiler_options
-from llmjax.parallel.cycles import estimated_cycles, splash_products, splash_runs
+from llmjax.parallel.cycles import estimated_cycles, grouped_flops, splash_products, splash_runs
 from llmjax.parallel.hlo import Program
-from llmjax.parallel.mesh import axis_sizes, make_mesh
+from llmjax.parallel.mesh import LOGICAL_TO_MESH, axis_sizes, make_mesh
 from llmjax.parallel.roofline import (
     attention_flops,
     attention_seconds,
@@ -77,6 +79,7 @@ STEPS = {
     "llama_8b-v7x-64": Step("llama_8b", "v7x:4x4x4", 2),
     "llama_8b-v7x-64-fp8": Step("llama_8b", "v7x:4x4x4", 2, FP8),
     "llama_70b-v5p-512": Step("llama_8b", "v5p:8x8x8", 2, LLAMA_70B),
+    "mixtral_8x7b-v5p-256": Step("mixtral_8x7b", "v5p:4x8x8", 8, vocabulary=32_000),
     # As MaxText publishes them.
     "llama_8b-v6e-256": Step("llama_8b", "v6e:16x16", 3),
     "llama_70b-v6e-256": Step("llama_8b", "v6e:16x16", 5, LLAMA_70B + OFFLOADED),
@@ -86,20 +89,21 @@ STEPS = {
 }
 
 
-EFFICIENCY = (0.4, 0.6)
-"""Of attention kernels, by their peak: the range of the prediction."""
+EFFICIENCY = ((0.4, 0.5), (0.6, 0.7))
+"""Of the kernels of attention and of grouped products, by their peak: the range of the
+prediction."""
 
 
 def predicted(
     program: Program, found: list[Collective], config: Config, mesh: jax.sharding.Mesh, chip: Chip
 ) -> list[float]:
-    """Tokens per second of a device, for each efficiency of attention.
+    """Tokens per second of a device, for each efficiency of kernels.
 
     Time is that of the estimated cycles, of attention's products over half of the pairs of tokens,
-    and of the bytes of collectives that nothing runs beside.
+    of the experts' products, and of the bytes of collectives that nothing runs beside.
     """
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
-    rows = config.data.batch_size / (sizes["data"] * sizes["stage"] * sizes["fsdp"])
+    rows = config.data.batch_size / math.prod(sizes[axis] for axis in LOGICAL_TO_MESH["batch"])
     tokens, heads = rows * config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
     flops = attention_flops(
         splash_products(program), tokens, config.data.length / 2, heads, model.head_width
@@ -109,7 +113,12 @@ def predicted(
         if not each.is_async:
             seconds += each.wire_bytes / compiled_bandwidth(chip, each.kind)
     tokens = config.data.batch_size * config.data.length / mesh.size
-    return [tokens / (seconds + attention_seconds(chip, flops, share)) for share in EFFICIENCY]
+    filled = 1 / config.compute.expert_buffer if sizes["expert"] > 1 else 1.0
+    grouped = grouped_flops(program) * filled / chip.flops
+    return [
+        tokens / (seconds + attention_seconds(chip, flops, attention) + grouped / experts)
+        for attention, experts in EFFICIENCY
+    ]
 
 
 def compile_step(

@@ -88,11 +88,17 @@ def _following(x: jax.Array) -> jax.Array:
     return reshard(jnp.pad(whole[:, 1:], ((0, 0), (0, 1))), "batch", "length")
 
 
-def token_nll(
-    model: "Model", params: "Params", batch: Batch, *, dropout_key: jax.Array | None = None
-) -> jax.Array:
+def token_nll(model: "Model", params: "Params", batch: Batch) -> jax.Array:
     """Negative log-likelihood of each target in nats, [B, L] float32; weights are ignored."""
-    return nll_of(_inputs(model, params, batch, dropout_key)[0], _logit_config(model))
+    return nll_and_aux(model, params, batch, None)[0]
+
+
+def nll_and_aux(
+    model: "Model", params: "Params", batch: Batch, dropout_key: jax.Array | None
+) -> "tuple[jax.Array, Aux]":
+    """As `token_nll`, with dropout, and with the sums that layers report, for `with_aux`."""
+    inputs, aux = _inputs(model, params, batch, dropout_key)
+    return nll_of(inputs, _logit_config(model)), aux
 
 
 def nll_at(

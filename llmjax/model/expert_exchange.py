@@ -8,7 +8,8 @@ tokens again and repeats the first products.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from llmjax.model import expert_products
 from llmjax.model.expert_products import ExpertParams, ExpertProduct, Gradients, Inner
 from llmjax.model.expert_rows import SortedChoices, Tokens, sort
 from llmjax.parallel import exchanges, mesh
+
+Sums = TypeVar("Sums")
 
 ALIGNMENT = 8
 """Tokens of a pair of devices are a multiple of this, as tiles of TPUs are."""
@@ -56,15 +59,14 @@ class Rounds(NamedTuple):
         sent = jnp.where(goes[..., None], values[self.rows.token[index]], 0)
         return _exchange(sent).reshape(-1, values.shape[-1])
 
-    def to_tokens(self, values: jax.Array, turn: jax.Array) -> jax.Array:
-        """Returns [P C, D] to the choices, in their order, [b l, K, D]; zeros for those of other
-        rounds."""
+    def to_choices(self, values: jax.Array, turn: jax.Array, tokens: int) -> jax.Array:
+        """Returns [P C, D] to the choices, [K, tokens, D]; zeros for those of other rounds."""
         back = _exchange(values.reshape(len(self.starts), self.size, -1))
         device = jnp.minimum(self.rows.expert // self.experts, len(self.starts) - 1)
         place = jnp.arange(len(device)) - self.starts[device] - turn * self.size
         is_here = (place >= 0) & (place < self.size) & self.rows.is_chosen[:, 0]
         slot = jnp.where(is_here, device * self.size + place, back.shape[0] * back.shape[1])
-        slots = self.rows.per_choice(slot)
+        slots = slot[self.rows.place.reshape(tokens, -1).T]
         return back.reshape(-1, back.shape[-1]).at[slots].get(mode="fill", fill_value=0)
 
     def _sent(self, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -84,7 +86,7 @@ def forward(how: ExpertProduct, tokens: Tokens, params: ExpertParams) -> jax.Arr
         return y + _per_token(rounds, found.astype(tokens.x.dtype), turn, len(y))
 
     zeros = jnp.zeros(tokens.rows.shape, jnp.float32)
-    return jax.lax.fori_loop(0, rounds.number, add, zeros)
+    return _in_rounds(rounds, add, zeros)
 
 
 def backward(how: ExpertProduct, dy: jax.Array, tokens: Tokens, params: ExpertParams) -> Gradients:
@@ -96,15 +98,21 @@ def backward(how: ExpertProduct, dy: jax.Array, tokens: Tokens, params: ExpertPa
         back = rounds.to_experts(dy, turn)
         found = expert_products.backward(how, back, given, rows, params, inner)
         x = _per_token(rounds, found.x.astype(dtype), turn, len(sums.x))
-        weights = rounds.to_tokens(found.weights, turn).reshape(sums.weights.shape)
+        weights = rounds.to_choices(found.weights, turn, len(sums.x))[..., 0].T
         return jax.tree.map(jnp.add, sums, Gradients(x, weights, found.params))
 
     zeros = Gradients(
         jnp.zeros(tokens.rows.shape, jnp.float32),
         jnp.zeros((len(tokens.rows), tokens.weights.shape[-1]), jnp.float32),
-        jax.tree.map(lambda param: jnp.zeros(param.shape, jnp.float32), params),
+        jax.tree.map(lambda param: jnp.zeros(param.shape, how.gradient_dtype), params),
     )
-    return jax.lax.fori_loop(0, rounds.number, add, zeros)
+    return _in_rounds(rounds, add, zeros)
+
+
+def _in_rounds(rounds: Rounds, add: Callable[[Any, Sums], Sums], zeros: Sums) -> Sums:
+    """Runs `add` for each round. The first is not in the loop, so that compilers let its exchanges
+    run beside other work."""
+    return jax.lax.fori_loop(1, rounds.number, add, add(jnp.int32(0), zeros))
 
 
 def _rounds(how: ExpertProduct, tokens: Tokens, params: ExpertParams) -> Rounds:
@@ -129,8 +137,7 @@ def _first_products(
 
 def _per_token(rounds: Rounds, values: jax.Array, turn: jax.Array, tokens: int) -> jax.Array:
     """Returns [P C, D] to the tokens and adds up their choices, in float32: [b l, D]."""
-    returned = rounds.to_tokens(values, turn).astype(jnp.float32)
-    return returned.reshape(tokens, -1, values.shape[-1]).sum(1)
+    return rounds.to_choices(values, turn, tokens).astype(jnp.float32).sum(0)
 
 
 def _exchange(values: jax.Array) -> jax.Array:

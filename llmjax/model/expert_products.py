@@ -1,15 +1,18 @@
 """A device's experts: grouped products of its tokens, and their derivative.
 
 A token's weight multiplies the activations before the last product, so that the derivative needs
-no outputs of experts. Where devices split the width of experts (tensor parallelism), results are
-sums over their own part of it.
+no outputs of experts. Results of products are in the compute dtype, like those of other layers,
+since in float32 they would be most of what an accelerator reads and writes here. Where devices
+split the width of experts (tensor parallelism), results are sums over their own part of it.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from llmjax.model import products
 from llmjax.model.activations import Nonlinearity
 from llmjax.model.compute import Precision
 from llmjax.model.expert_rows import SortedChoices, Tokens
@@ -71,6 +74,11 @@ class ExpertProduct(NamedTuple):
         """Axes of the inner activations in order of experts, [B, L K, F]."""
         return ("batch", self.sharding.length, "mlp")
 
+    @property
+    def gradient_dtype(self) -> str:
+        """In which gradients of parameters are added over devices."""
+        return products.reduced(self.precision, "expert_batch", self.sharding.length)
+
 
 class Inner(NamedTuple):
     """Results of the first products of the choices, in order of experts: [M, F] each."""
@@ -80,23 +88,24 @@ class Inner(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of a device's tokens and experts, in float32."""
+    """Of a device's tokens and experts."""
 
     x: jax.Array
-    """[b l, D]."""
+    """float32 [b l, D]."""
     weights: jax.Array
-    """[b l, K]."""
+    """float32 [b l, K]."""
     params: ExpertParams
+    """In `ExpertProduct.gradient_dtype`."""
 
 
 def first_products(
     how: ExpertProduct, tokens: Tokens, rows: SortedChoices, params: ExpertParams
 ) -> Inner:
     """The inner activations before the nonlinearity, in the dtype of the tokens."""
-    inputs, dtype = _inputs(how, tokens, rows), tokens.x.dtype
+    inputs, dtype = _inputs(how, tokens, rows), tokens.x.dtype.name
 
     def project(kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        y = grouped_dot(inputs, kernel, rows.sizes)
+        y = grouped_dot(inputs, kernel, rows.sizes, result=dtype)
         return (y if bias is None else y + rows.bias(bias)).astype(dtype)
 
     up = project(params.up, params.up_bias)
@@ -108,9 +117,9 @@ def last_product(
     how: ExpertProduct, tokens: Tokens, rows: SortedChoices, params: ExpertParams, inner: Inner
 ) -> jax.Array:
     """The weighted outputs of each token's experts, summed: float32 [b l, D]."""
-    activated = how.nonlinearity.apply(*inner)
+    dtype, activated = tokens.x.dtype.name, how.nonlinearity.apply(*inner)
     activated = activated if how.weight_inputs else activated * rows.weight
-    y = grouped_dot(activated.astype(tokens.x.dtype), params.down, rows.sizes)
+    y = grouped_dot(activated.astype(dtype), params.down, rows.sizes, result=dtype)
     if params.down_bias is not None:
         y = y + _first_part(rows.bias(params.down_bias) * _output_weight(how, rows))
     return rows.per_token(y, len(tokens.rows))
@@ -125,9 +134,11 @@ def backward(
     inner: Inner,
 ) -> Gradients:
     """The gradients, given that of the output, [b l, D]."""
-    dtype, (up, gate) = tokens.x.dtype, inner
+    dtype, (up, gate) = tokens.x.dtype.name, inner
+    dot = partial(grouped_dot, sizes=rows.sizes, transposed=True, result=dtype)
+    outer = partial(grouped_outer, sizes=rows.sizes, result=how.gradient_dtype)
     dy = jnp.where(rows.is_chosen, dy[rows.token], 0)
-    dinner = grouped_dot(dy, params.down, rows.sizes, transposed=True)
+    dinner = dot(dy, params.down).astype(jnp.float32)
     activated, back = jax.vjp(how.nonlinearity.apply, up, gate)
     dweight = jnp.zeros_like(rows.weight)
     if not how.weight_inputs:
@@ -135,21 +146,21 @@ def backward(
         activated, dinner = activated * rows.weight, dinner * rows.weight
     dup, dgate = back(dinner)
     inputs = _inputs(how, tokens, rows)
-    dinputs = grouped_dot(dup, params.up, rows.sizes, transposed=True)
+    dinputs = dot(dup, params.up).astype(jnp.float32)
     if params.gate is not None:
-        dinputs += grouped_dot(dgate, params.gate, rows.sizes, transposed=True)
+        dinputs += dot(dgate, params.gate)
     if how.weight_inputs:
         dweight = (dinputs * tokens.rows[rows.token]).sum(-1, keepdims=True)
         dinputs *= rows.weight
     if params.down_bias is not None and not how.weight_inputs:
         dweight += _first_part((dy * rows.bias(params.down_bias)).sum(-1, keepdims=True))
     gradients = ExpertParams(
-        gate=None if params.gate is None else grouped_outer(inputs, dgate, rows.sizes),
-        up=grouped_outer(inputs, dup, rows.sizes),
-        down=grouped_outer(activated.astype(dtype), dy, rows.sizes),
-        gate_bias=_bias_gradient(params.gate_bias, dgate, rows),
-        up_bias=_bias_gradient(params.up_bias, dup, rows),
-        down_bias=_bias_gradient(params.down_bias, dy * _output_weight(how, rows), rows),
+        gate=None if params.gate is None else outer(inputs, dgate),
+        up=outer(inputs, dup),
+        down=outer(activated.astype(dtype), dy),
+        gate_bias=_bias_gradient(how, params.gate_bias, dgate, rows),
+        up_bias=_bias_gradient(how, params.up_bias, dup, rows),
+        down_bias=_bias_gradient(how, params.down_bias, dy * _output_weight(how, rows), rows),
     )
     count = len(tokens.rows)
     weights = rows.per_choice(dweight[:, 0]).reshape(count, -1)
@@ -170,11 +181,11 @@ def _output_weight(how: ExpertProduct, rows: SortedChoices) -> jax.Array:
 
 
 def _bias_gradient(
-    bias: jax.Array | None, dy: jax.Array | None, rows: SortedChoices
+    how: ExpertProduct, bias: jax.Array | None, dy: jax.Array | None, rows: SortedChoices
 ) -> jax.Array | None:
     if bias is None or dy is None:
         return None
-    return rows.per_expert(dy.astype(jnp.float32))
+    return rows.per_expert(dy.astype(jnp.float32)).astype(how.gradient_dtype)
 
 
 def _first_part(x: jax.Array) -> jax.Array:

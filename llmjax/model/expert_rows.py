@@ -41,14 +41,19 @@ class SortedChoices(NamedTuple):
         """bool [M, 1]: whether it is a choice of an expert."""
         return (self.expert < len(self.sizes))[:, None]
 
+    @property
+    def place(self) -> jax.Array:
+        """int32 [M]: where each choice is in order of experts."""
+        return jnp.zeros_like(self.order).at[self.order].set(jnp.arange(len(self.order)))
+
     def per_choice(self, values: jax.Array) -> jax.Array:
         """Values in the order of choices, [M, ...] -> [M, ...]."""
-        count = len(self.order)
-        return values[jnp.zeros_like(self.order).at[self.order].set(jnp.arange(count))]
+        return values[self.place]
 
     def per_token(self, values: jax.Array, tokens: int) -> jax.Array:
-        """Adds up the values of each token's choices, [M, D] -> [tokens, D]."""
-        return self.per_choice(values).reshape(tokens, -1, values.shape[-1]).sum(1)
+        """Adds up the values of each token's choices, [M, D] -> float32 [tokens, D]."""
+        # Choices first: TPUs pad the last but one dimension of an array to a multiple of 8.
+        return values[self.place.reshape(tokens, -1).T].astype(jnp.float32).sum(0)
 
     def per_expert(self, values: jax.Array) -> jax.Array:
         """Adds up the values of each expert's choices, [M, D] -> [N, D]."""

@@ -157,12 +157,11 @@ def _local_backward(
 def _summed(gradients: ExpertParams, how: ExpertProduct) -> ExpertParams:
     """Sums the gradients of the devices that share an expert's rows, each split as it is stored."""
     over = ("expert_batch", how.sharding.length)
-    dtype = products.reduced(how.precision, *over)
 
     def summed(gradient: jax.Array | None, axes: Axes) -> jax.Array | None:
         if gradient is None:
             return None
-        return exchanges.reduce_scatter(gradient.astype(dtype), over, axes)
+        return exchanges.reduce_scatter(gradient, over, axes)
 
     return ExpertParams(*map(summed, gradients, AXES))
 

@@ -27,7 +27,12 @@ def implementation() -> Implementation:
 
 
 def grouped_dot(
-    rows: jax.Array, weights: jax.Array, sizes: jax.Array, *, transposed: bool = False
+    rows: jax.Array,
+    weights: jax.Array,
+    sizes: jax.Array,
+    *,
+    transposed: bool = False,
+    result: str = "float32",
 ) -> jax.Array:
     """Multiplies each row by the matrix of its group.
 
@@ -36,47 +41,57 @@ def grouped_dot(
       weights: [G, A, B], or [G, B, A] if transposed; of the dtype of the rows.
       sizes: int32 [G], rows of each group; their sum is at most M.
       transposed: whether to multiply by the transposes.
+      result: dtype of the result; sums are float32.
 
     Returns:
-      [M, B] float32; zeros for rows of no group.
+      [M, B]; zeros for rows of no group.
     """
     in_group = (jnp.arange(len(rows)) < sizes.sum())[:, None]
     if implementation() == "blocks":
         width = weights.shape[1 if transposed else 2]
-        return jnp.where(in_group, _blocks_dot(rows, weights, sizes, width, transposed), 0)
+        found = _blocks_dot(rows, weights, sizes, width, transposed).astype(result)
+        return jnp.where(in_group, found, 0)
     dimensions = jax.lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((1,), (2 if transposed else 1,)), ((), ())),
         lhs_ragged_dimensions=[0],
         rhs_group_dimensions=[0],
     )
-    return jnp.where(in_group, _ragged(rows, weights, sizes, dimensions), 0)
+    return jnp.where(in_group, _ragged(rows, weights, sizes, dimensions, result), 0)
 
 
-def grouped_outer(rows: jax.Array, others: jax.Array, sizes: jax.Array) -> jax.Array:
+def grouped_outer(
+    rows: jax.Array, others: jax.Array, sizes: jax.Array, *, result: str = "float32"
+) -> jax.Array:
     """Sums the outer products of two arrays' rows over each group.
 
     Args:
       rows: [M, A], sorted by group.
       others: [M, B], of the same dtype.
       sizes: int32 [G], as for `grouped_dot`.
+      result: dtype of the result; sums are float32.
 
     Returns:
-      [G, A, B] float32.
+      [G, A, B].
     """
     if implementation() == "blocks":
-        return _blocks_outer(rows, others, sizes)
+        return _blocks_outer(rows, others, sizes).astype(result)
     if mesh.platform() == "tpu" and rows.dtype == jnp.bfloat16:
-        return megablox_outer(rows, others, sizes)
+        return megablox_outer(rows, others, sizes, result=result)
     dimensions = jax.lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((0,), (0,)), ((), ())),
         lhs_ragged_dimensions=[0],
         rhs_group_dimensions=[],
     )
-    return _ragged(rows, others, sizes, dimensions)
+    return _ragged(rows, others, sizes, dimensions, result)
 
 
 def megablox_outer(
-    rows: jax.Array, others: jax.Array, sizes: jax.Array, *, interpret: bool = False
+    rows: jax.Array,
+    others: jax.Array,
+    sizes: jax.Array,
+    *,
+    result: str = "float32",
+    interpret: bool = False,
 ) -> jax.Array:
     """`grouped_outer` by Megablox's kernel, on a TPU or interpreted; its products are of bfloat16.
 
@@ -87,14 +102,18 @@ def megablox_outer(
     padding = ((0, -len(rows) % TILE), (0, 0))
     rows, others = jnp.pad(rows, padding), jnp.pad(others, padding)
     tiling = (TILE, min(TILE, rows.shape[1]), min(TILE, others.shape[1]))
-    return tgmm(rows.T, others, sizes, jnp.float32, tiling, interpret=interpret)
+    return tgmm(rows.T, others, sizes, jnp.dtype(result), tiling, interpret=interpret)
 
 
 def _ragged(
-    a: jax.Array, b: jax.Array, sizes: jax.Array, dimensions: jax.lax.RaggedDotDimensionNumbers
+    a: jax.Array,
+    b: jax.Array,
+    sizes: jax.Array,
+    dimensions: jax.lax.RaggedDotDimensionNumbers,
+    result: str,
 ) -> jax.Array:
     return jax.lax.ragged_dot_general(
-        a, b, sizes, dimensions, precision=_precision(a), preferred_element_type=jnp.float32
+        a, b, sizes, dimensions, precision=_precision(a), preferred_element_type=jnp.dtype(result)
     )
 
 

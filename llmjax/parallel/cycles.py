@@ -6,11 +6,15 @@ from collections import Counter
 from llmjax.parallel.hlo import Program
 
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="tpu_custom_call"')
+
+GROUPED = ("ragged-dot", "tgmm")
+"""How the names of grouped products' kernels begin."""
 
 
 def estimated_cycles(program: Program) -> int:
-    """Cycles of one run, as the compiler estimates them; its kernels count 0."""
+    """Cycles of one run, as the compiler estimates them; kernels count 0."""
     return sum(
         int(found[1]) * each.times
         for each in program.executed()
@@ -38,3 +42,14 @@ def splash_products(program: Program) -> int:
     """
     runs = splash_runs(program)
     return 2 * runs["fwd"] + 3 * runs["dq"] + (4 if runs["dq"] else 5) * runs["dkv"]
+
+
+def grouped_flops(program: Program) -> int:
+    """FLOPs of the kernels of grouped products (`llmjax.model.grouped`) in one run, for all rows of
+    their buffers."""
+    total = 0
+    for each in program.executed():
+        text, name = each.instruction.text, each.instruction.name
+        if _TARGET.search(text) and name.startswith(GROUPED) and (found := _FLOPS.search(text)):
+            total += int(found[1]) * each.times
+    return total

@@ -78,7 +78,10 @@ class Program:
                     yield from self._walk(called, times, scheduled, inside)
 
     def _trips(self, loop: Instruction) -> int:
-        """How often a loop runs: as the compiler says, else the limit that its counter meets."""
+        """How often a loop runs: as the compiler says, else the limit that its counter meets.
+
+        0 where the data decide: those are further rounds of `llmjax.model.expert_exchange`.
+        """
         if known := _TRIPS.search(loop.text):
             return int(known[1])
         limits = [
@@ -87,7 +90,7 @@ class Program:
             if found.instruction.opcode == "constant" and _INTEGER.match(found.instruction.shape)
             if (constant := _CONSTANT.search(found.instruction.text))
         ]
-        return max(limits, default=1)
+        return max(limits, default=0)
 
 
 def _attribute(instruction: Instruction, name: str) -> str:

@@ -195,10 +195,14 @@ def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[s
 
 
 def stepwise() -> frozenset[str]:
-    """The sub-axes of the current mesh: collectives over them go from one to the next."""
-    mesh = jax.sharding.get_abstract_mesh()
-    found = [_sub_axes(axis, mesh) for axis in SUB_AXES]
-    return frozenset(name for names in found if len(names) > 1 for name in names)
+    """The axes of the current mesh that split stored weights, if there are several: collectives
+    over them go from one to the next (see `SUB_AXES`). None in a pipeline, whose stages cannot have
+    the sums that are left over in between."""
+    if _pipeline_axes():
+        return frozenset()
+    sizes = jax.sharding.get_abstract_mesh().shape
+    names = [name for name in _names("embed") if sizes.get(name, 1) > 1]
+    return frozenset(names if len(names) > 1 else ())
 
 
 def logical_spec(*axes: str | None, mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:

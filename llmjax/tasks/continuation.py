@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.losses.token_loss import nll_at, token_nll
+from llmjax.losses.token_loss import nll_and_aux, nll_at
 from llmjax.parallel import mesh
 from llmjax.tasks.examples import Segment
 from llmjax.tasks.task import Batch, TaskContext, body
@@ -15,6 +15,7 @@ from llmjax.tasks.token_tasks import slot_mask
 
 if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
+    from llmjax.model.aux_sums import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
@@ -101,10 +102,11 @@ def span_segment(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Segmen
 
 def segment_nll(
     model: "Model", params: "Params", batch: Batch, key: jax.Array | None, *, segments: int = 1
-) -> jax.Array:
-    """Return each segment's weighted negative log-likelihood in nats, [R, E x segments] float32."""
-    nll = token_nll(model, body(params), batch, dropout_key=key)
-    return _segment_sums(batch, nll, segments)
+) -> "tuple[jax.Array, Aux]":
+    """Return each segment's weighted negative log-likelihood in nats, [R, E x segments] float32,
+    and the sums that layers report."""
+    nll, aux = nll_and_aux(model, body(params), batch, key)
+    return _segment_sums(batch, nll, segments), aux
 
 
 def slot_totals(

@@ -11,7 +11,7 @@ import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
 from llmjax.losses.labels import NEVER, softmax_cross_entropy
-from llmjax.losses.loss import Loss
+from llmjax.losses.loss import Loss, with_aux
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.answer_spans import (
     Candidate,
@@ -153,17 +153,17 @@ class ExtractiveQA(TokenTask):
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         """The mean of the start and end cross-entropies over a window's tokens."""
-        logits = self.logits(model, params, batch, key)
+        logits, aux = self.logits(model, params, batch, key)
         inside = slot_mask(batch)
         first = jnp.argmax(inside, axis=-1)
         targets = batch["slot_targets"].astype(jnp.int32) + first[..., None]
         ends = jnp.moveaxis(logits, -1, 1)[:, None]
         in_window = jnp.where(inside[:, :, None], ends, NEVER)
         halves = jnp.broadcast_to(0.5 * batch["slot_weights"][..., None], targets.shape)
-        return softmax_cross_entropy(in_window, targets, halves)
+        return with_aux(softmax_cross_entropy(in_window, targets, halves), aux)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
-        return Outputs(tokens={"logits": self.logits(model, params, batch, None)})
+        return Outputs(tokens={"logits": self.logits(model, params, batch, None)[0]})
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         config = self.config

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
-from llmjax.losses.loss import Loss, likelihood_loss
+from llmjax.losses.loss import Loss, likelihood_loss, with_aux
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.continuation import continuation, encode_after, segment_nll, span_segment
@@ -31,6 +31,7 @@ from llmjax.tasks.task import (
 )
 
 if TYPE_CHECKING:
+    from llmjax.model.aux_sums import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
@@ -150,16 +151,17 @@ class Preference(Task):
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         """-log sigmoid(beta x (gain of the chosen answer - gain of the rejected one))."""
-        gains = self._log_likelihoods(model, params, batch, key) - batch["slot_targets"]
+        likelihoods, aux = self._log_likelihoods(model, params, batch, key)
+        gains = likelihoods - batch["slot_targets"]
         margins = self.config.beta * (gains[..., 0] - gains[..., 1])
         weights = batch["slot_weights"]
         live = weights > 0
         nll = jnp.where(live, weights * jax.nn.softplus(-margins), 0.0).sum()
         correct = jnp.where(live, weights * 0.5 * (1 + jnp.sign(margins)), 0.0).sum()
-        return likelihood_loss(nll, nll, weights.sum(), correct)
+        return with_aux(likelihood_loss(nll, nll, weights.sum(), correct), aux)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
-        return Outputs({"log_likelihoods": self._log_likelihoods(model, params, batch, None)})
+        return Outputs({"log_likelihoods": self._log_likelihoods(model, params, batch, None)[0]})
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         """Each answer's log-likelihood, and the reward margin."""
@@ -184,10 +186,11 @@ class Preference(Task):
 
     def _log_likelihoods(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
-    ) -> jax.Array:
-        """[R, E, 2] float32: of the chosen and the rejected answer."""
-        nll = segment_nll(model, params, batch, key, segments=2)
-        return -nll.reshape(nll.shape[0], -1, 2)
+    ) -> "tuple[jax.Array, Aux]":
+        """[R, E, 2] float32: of the chosen and the rejected answer; and the sums that layers
+        report."""
+        nll, aux = segment_nll(model, params, batch, key, segments=2)
+        return -nll.reshape(nll.shape[0], -1, 2), aux
 
     def _pairs(self, rows: Sequence[Row]) -> Iterator[tuple[tuple[Segment, Segment], bool]]:
         """Yield both answers of each row, and whether one was truncated."""

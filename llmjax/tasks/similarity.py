@@ -10,7 +10,7 @@ import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
 from llmjax.losses.labels import NEVER, softmax_cross_entropy
-from llmjax.losses.loss import Loss
+from llmjax.losses.loss import Loss, with_aux
 from llmjax.metrics.metric import Metrics
 from llmjax.parallel import mesh
 from llmjax.tasks.config import TaskConfig, not_positive
@@ -21,6 +21,7 @@ from llmjax.tasks.text_tasks import read_texts
 from llmjax.tasks.token_tasks import slot_mask, token_states
 
 if TYPE_CHECKING:
+    from llmjax.model.aux_sums import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
@@ -85,16 +86,16 @@ class Similarity(Task):
         """Cross-entropy of each first text's partner among all second texts of the global batch;
         with `both`, averaged with the reverse direction. Pairs that share a text are not negatives
         of each other (see `in_common`)."""
-        first, second = self._vectors(model, params, batch, key)
+        first, second, aux = self._vectors(model, params, batch, key)
         forward = self._contrast(first, second, batch)
         if not self.config.both:
-            return forward
+            return with_aux(forward, aux)
         backward = self._contrast(second, first, batch, side=1)
         symmetric: Loss = jax.tree.map(lambda a, b: (a + b) / 2, forward, backward)
-        return symmetric
+        return with_aux(symmetric, aux)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
-        first, second = self._vectors(model, params, batch, None)
+        first, second, _ = self._vectors(model, params, batch, None)
         return Outputs(slots={"first": first, "second": second})
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
@@ -120,13 +121,15 @@ class Similarity(Task):
 
     def _vectors(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """[R, E, D] float32 each, L2-normalized; 0 for empty slots."""
+    ) -> "tuple[jax.Array, jax.Array, Aux]":
+        """[R, E, D] float32 each, L2-normalized, 0 for empty slots; and the sums that layers
+        report."""
+        aux: Aux = {}
         if model.config.is_encoder_decoder:
             inputs = (batch[name] for name in ("inputs", "segments", "positions"))
             states = mesh.reshard(model.encode(body(params), *inputs), "batch", None, None)
         else:
-            states = token_states(model, params, batch, key)
+            states, aux = token_states(model, params, batch, key)
         inside = slot_mask(batch, 2)
         if not model.config.num_encoder_layers:
             ahead = jnp.cumsum(inside, axis=2)
@@ -136,7 +139,7 @@ class Similarity(Task):
         squares = jnp.sum(jnp.square(means), axis=-1, keepdims=True)
         unit = means * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
         pairs = unit.reshape(unit.shape[0], -1, 2, unit.shape[-1])
-        return pairs[:, :, 0], pairs[:, :, 1]
+        return pairs[:, :, 0], pairs[:, :, 1], aux
 
     def _contrast(self, queries: jax.Array, keys: jax.Array, batch: Batch, side: int = 0) -> Loss:
         """Cross-entropy of each query's partner among all keys, [R, E, D] each; `side` is the index

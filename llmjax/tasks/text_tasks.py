@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses.loss import Loss
+from llmjax.losses.loss import Loss, with_aux
 from llmjax.tasks import heads
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.examples import Example, Segment
@@ -20,6 +20,7 @@ from llmjax.tasks.task import Batch, ExampleOutputs, Outputs, PredictionData, Ta
 from llmjax.tasks.token_tasks import slot_mask, token_states
 
 if TYPE_CHECKING:
+    from llmjax.model.aux_sums import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
@@ -113,35 +114,39 @@ class TextTask(Task):
         return examples
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
-        logits = self.logits(model, params, batch, key)
-        return self.logits_loss(logits, batch["slot_targets"], batch["slot_weights"])
+        logits, aux = self.logits(model, params, batch, key)
+        loss = self.logits_loss(logits, batch["slot_targets"], batch["slot_weights"])
+        return with_aux(loss, aux)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
-        return Outputs(slots=self.logits_outputs(self.logits(model, params, batch, None)))
+        return Outputs(slots=self.logits_outputs(self.logits(model, params, batch, None)[0]))
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         return [self.prediction(outputs) for outputs in data.outputs]
 
     def logits(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
-    ) -> jax.Array:
-        """[R, E, outputs] float32."""
+    ) -> "tuple[jax.Array, Aux]":
+        """[R, E, outputs] float32, and the sums that layers report."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        states = text_states(model, params, batch, keys[0])
-        return self.head(model, params, params["heads"][self.name], states, keys[1])
+        states, aux = text_states(model, params, batch, keys[0])
+        return self.head(model, params, params["heads"][self.name], states, keys[1]), aux
 
 
-def text_states(model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> jax.Array:
+def text_states(
+    model: "Model", params: "Params", batch: Batch, key: jax.Array | None
+) -> "tuple[jax.Array, Aux]":
     """Return the state of each example's first token (encoder) or last token (decoder), [R, E, D]
-    in the compute dtype; 0 for empty slots."""
+    in the compute dtype, 0 for empty slots; and the sums that layers report."""
     from llmjax.model.products import einsum
 
-    states = token_states(model, params, batch, key)
+    states, aux = token_states(model, params, batch, key)
     inside = slot_mask(batch)
     ahead = jnp.cumsum(inside, axis=2)
     last = inside.sum(axis=2, keepdims=True) if model.config.num_decoder_layers else 1
     selected = inside & (ahead == last)
-    return einsum("rel,rld->red", selected.astype(states.dtype), states).astype(states.dtype)
+    chosen = einsum("rel,rld->red", selected.astype(states.dtype), states).astype(states.dtype)
+    return chosen, aux
 
 
 def read_texts(

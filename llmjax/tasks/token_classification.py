@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.tables.table import Row, list_at
 from llmjax.errors import UserError
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.losses.loss import Loss
+from llmjax.losses.loss import Loss, with_aux
 from llmjax.metrics.metric import Metrics
 from llmjax.metrics.tags import entities, has_entities, spans, tags
 from llmjax.tasks.config import TaskConfig, name_of
@@ -134,11 +134,12 @@ class TokenClassification(TokenTask):
         return examples
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
-        logits = self.logits(model, params, batch, key)
-        return softmax_cross_entropy(logits, batch["targets"], batch["weights"])
+        logits, aux = self.logits(model, params, batch, key)
+        loss = softmax_cross_entropy(logits, batch["targets"], batch["weights"])
+        return with_aux(loss, aux)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
-        logits = self.logits(model, params, batch, None)
+        logits, _ = self.logits(model, params, batch, None)
         return Outputs(tokens={"probabilities": jax.nn.softmax(logits, axis=-1)})
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from llmjax.tasks.heads import Head
 from llmjax.tasks.task import Batch, Task, body
 
 if TYPE_CHECKING:
+    from llmjax.model.aux_sums import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
@@ -29,12 +30,13 @@ MODEL_INPUTS = (
 
 def token_states(
     model: "Model", params: "Params", batch: Batch, key: jax.Array | None
-) -> jax.Array:
-    """Return the last hidden states, [R, L, D] in the compute dtype, not sharded along L."""
+) -> "tuple[jax.Array, Aux]":
+    """Return the last hidden states, [R, L, D] in the compute dtype, not sharded along L; and the
+    sums that layers report."""
     names = [name for name in MODEL_INPUTS if name != "token_types" or model.config.token_types]
     inputs = {name: batch[name] for name in names if name in batch}
-    hidden = model.hidden(body(params), batch["inputs"], **inputs, dropout_key=key)
-    return mesh.reshard(hidden, "batch", None, None)
+    found = model.hidden_and_aux(body(params), batch["inputs"], **inputs, dropout_key=key)
+    return mesh.reshard(found.states, "batch", None, None), found.aux
 
 
 def slot_mask(batch: Batch, segments: int = 1) -> jax.Array:
@@ -66,8 +68,8 @@ class TokenTask(Task):
 
     def logits(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
-    ) -> jax.Array:
-        """[R, L, outputs] float32."""
+    ) -> "tuple[jax.Array, Aux]":
+        """[R, L, outputs] float32, and the sums that layers report."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        states = token_states(model, params, batch, keys[0])
-        return self.head(model, params, params["heads"][self.name], states, keys[1])
+        states, aux = token_states(model, params, batch, keys[0])
+        return self.head(model, params, params["heads"][self.name], states, keys[1]), aux
