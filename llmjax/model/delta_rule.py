@@ -21,6 +21,9 @@ from llmjax.parallel import mesh
 CHUNK = 64
 """Tokens of a chunk, a power of two."""
 
+STATE_AXES = ("batch", "heads", None, None, None)
+"""Logical axes of a state."""
+
 
 class DeltaInputs(NamedTuple):
     """Inputs of the recurrence: N key heads, each with the values of R heads."""
@@ -53,14 +56,13 @@ def delta_rule(
       The outputs, [B, L, N, R, V] in the dtype of the sums, and the state after the last token.
     """
     heads, values = ("batch", None, "heads", None), ("batch", None, "heads", None, None)
-    states = ("batch", "heads", None, None, None)
-    axes = (heads, heads, values, heads, heads, ("batch", None), states)
+    axes = (heads, heads, values, heads, heads, ("batch", None), STATE_AXES)
     run = delta_step if inputs.q.shape[1] == 1 else partial(_in_chunks, exact=exact)
 
     def local(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
         return run(DeltaInputs(*arrays[:-1]), arrays[-1])
 
-    return mesh.per_device(local, axes, (values, states))(*inputs, state)
+    return mesh.per_device(local, axes, (values, STATE_AXES))(*inputs, state)
 
 
 def delta_step(inputs: DeltaInputs, state: jax.Array) -> tuple[jax.Array, jax.Array]:
