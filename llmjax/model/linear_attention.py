@@ -22,9 +22,12 @@ from llmjax.parallel.mesh import Axes
 NORM_EPSILON = 1e-6
 """Added to the squared length of queries and keys, which are normalized to length 1."""
 FASTEST = 16.0
-"""Initial rates of decay are uniform up to this,"""
+"""Initial rates of decay are uniform up to this."""
+HEADS = ("batch", None, "heads", "head_dim")
+"""Logical axes of activations: rows are not split along their length."""
 STEPS = (1e-3, 0.1)
-"""and multiply steps that are log-uniform between these (Mamba, arXiv:2312.00752, section 3.6)."""
+"""Initial steps, which multiply them, are log-uniform between these (Mamba, arXiv:2312.00752,
+section 3.6)."""
 
 
 class LinearAttention(nnx.Module):
@@ -98,10 +101,12 @@ class LinearAttention(nnx.Module):
         layer: int | None,
     ) -> tuple[jax.Array, Cache | None]:
         """As `Attention`: [B, L, D] -> [B, L, D], and the cache."""
-        heads, sharding = context.sharding.heads(), context.sharding
+        sharding, heads = context.sharding, HEADS
+        x = mesh.reshard(x, "batch", None, None)  # a mesh with one device along the sequence
         qkv = [project(x, heads) for project in (self.query, self.key, self.value)]
         strengths = self.beta(x, heads), self.decay(x, heads)
         segments = context.mask.query_segments
+        segments = None if segments is None else mesh.reshard(segments, "batch", None)
         if cache is None:
             state = empty_state(self.config, self.compute.dtype, x.shape[0])
         else:
@@ -114,7 +119,7 @@ class LinearAttention(nnx.Module):
         if cache is not None:
             cache = cache.with_state(layer, state)
         y = self._gated(checkpoint_name(y, ATTENTION), self.output_gate(x, heads))
-        return self.out(y, sharding.stream()), cache
+        return self.out(mesh.reshard(y, *sharding.heads()), sharding.stream()), cache
 
     def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Taps of the convolution [N, F, W], rates of decay and biases of its steps [N, R]."""
