@@ -115,17 +115,19 @@ def _in_chunks(
 
     state, out = jax.lax.scan(run_chunk, state, chunks)
     out = out.transpose(1, 0, 4, 2, 3, 5)  # [B, n, C, N, R, V]
-    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :length], state
+    return out.reshape(out.shape[0], out.shape[1] * chunk, *out.shape[3:])[:, :length], state
 
 
 def _prepared(inputs: DeltaInputs, chunk: int, product: partial) -> _Chunks:
     """All that does not depend on the state, of all chunks at once."""
-    padding, dtype = -inputs.q.shape[1] % chunk, inputs.log_decay.dtype
+    length, dtype = inputs.q.shape[1], inputs.log_decay.dtype
+    count = (length + chunk - 1) // chunk
+    padding = count * chunk - length
 
     def split(x: jax.Array) -> jax.Array:
         """[B, L, ...] -> [n, B, C, ...], padded with zeros."""
         x = jnp.pad(x, ((0, 0), (0, padding), *((0, 0),) * (x.ndim - 2)))
-        return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(x.shape[0], count, chunk, *x.shape[2:]).swapaxes(0, 1)
 
     q, k, v, log_decay, beta = (split(x).astype(dtype) for x in inputs[:5])
     q, k = q.swapaxes(2, 3), k.swapaxes(2, 3)
