@@ -80,6 +80,11 @@ from .optimizers.trainable import TrainByPattern as TrainByPattern
 from .optimizers.trainable import TrainHeads as TrainHeads
 from .parallel.mesh import MeshConfig as MeshConfig
 from .reporting.report import report as report
+from .retrieval.answer import answer as answer
+from .retrieval.index import index as index
+from .retrieval.search import SearchIndex as SearchIndex
+from .retrieval.search import open_index as open_index
+from .retrieval.search import search as search
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig
 from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config

@@ -30,6 +30,7 @@ LAYERS = (
     ("inference",),
     ("evaluation",),
     ("compression", "convert"),
+    ("retrieval",),
     ("training",),
     ("reporting",),
     ("cli",),
@@ -39,6 +40,7 @@ LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package 
 
 # Library -> the only packages that may import it.
 KNOWN_TO = {
+    "apsw": {"retrieval.stores"},
     "datatrove": {"data.datatrove"},
     "flax": {"model"},
     "gcsfs": {"storage.stores"},
@@ -46,14 +48,19 @@ KNOWN_TO = {
     "grain": {"data"},
     "optax": {"optimizers", "state", "step"},
     "orbax": {"run.checkpoint"},
+    "pgvector": {"retrieval.stores"},
+    "psycopg": {"retrieval.stores"},
+    "pypdf": {"retrieval.readers"},
     "qwix": {"model"},
     "s3fs": {"storage.stores"},
     "sacrebleu": {"metrics"},
     "safetensors": {"convert", "run.checkpoint"},
     "scipy": {"metrics"},
     "sentencepiece": {"convert", "data"},
+    "sentencex": {"data"},
     "signal": {"data.chat_template", "interruption", "training"},
     "sklearn": {"metrics"},
+    "sqlite_vec": {"retrieval.stores"},
     "tensorflow_datasets": {"data"},
     "tokenizers": {"convert", "data"},
 }
