@@ -1,5 +1,6 @@
 """Linear attention of a layer by the gated delta rule (Gated DeltaNet, arXiv:2412.06464)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -113,10 +114,11 @@ class LinearAttention(nnx.Module):
             assert layer is not None
             state = cache.read_state(layer)
         # Else the backward pass would keep several copies of the inputs in float32.
-        run = partial(self._mixed, packed=cache is None)
+        run: Callable = partial(self._mixed, packed=cache is None)
         run = jax.checkpoint(run, prevent_cse=False) if cache is None else run
         y, state = run(jnp.concatenate(qkv, -1), strengths, segments, state, self._weights())
         if cache is not None:
+            assert layer is not None
             cache = cache.with_state(layer, state)
         y = self._gated(checkpoint_name(y, ATTENTION), self.output_gate(x, heads))
         return self.out(mesh.reshard(y, *sharding.heads()), sharding.stream()), cache
