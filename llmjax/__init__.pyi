@@ -60,6 +60,7 @@ from .inference.language_model import load as load
 from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
+from .model.latent import LatentConfig as LatentConfig
 from .model.lora import LoraConfig as LoraConfig
 from .model.moe_config import MoEConfig as MoEConfig
 from .model.rope import DynamicScaling as DynamicScaling

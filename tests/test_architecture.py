@@ -22,6 +22,7 @@ LAYERS = (
     ("data",),
     ("metrics",),
     ("decoding",),
+    ("engine",),
     ("scoring",),
     ("tasks",),
     ("state",),

@@ -164,7 +164,7 @@ def _choose(logits: Array, state: DecodeState, inputs: SamplingInputs) -> Array:
         logits: Array, key_data: Array, positions: Array, seen: Array | None, *scalars: Array
     ) -> tuple[Array]:
         sampling, seed = jax.tree.unflatten(structure, scalars)
-        keys = jax.vmap(_key, (None, 0, 0))(seed, key_data, positions)
+        keys = jax.vmap(row_key, (None, 0, 0))(seed, key_data, positions)
         return (choose(logits, sampling, keys, seen),)
 
     row, rows = ("batch",), ("batch", None)
@@ -172,7 +172,8 @@ def _choose(logits: Array, state: DecodeState, inputs: SamplingInputs) -> Array:
     return run(logits, state.key_data, state.positions, state.seen, *scalars)[0]
 
 
-def _key(seed: ArrayLike, key_data: Array, position: Array) -> Array:
+def row_key(seed: ArrayLike, key_data: Array, position: Array) -> Array:
+    """The key of a row's token after `position`; `key_data` as in Request, [2]."""
     key = jax.random.fold_in(jax.random.key(seed), key_data[0])
     return jax.random.fold_in(jax.random.fold_in(key, key_data[1]), position)
 

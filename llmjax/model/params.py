@@ -109,6 +109,11 @@ def check_mesh(config: ModelConfig, compute: ComputeConfig) -> None:
             "the model has no experts (model.moe)",
         )
         raise UserError(name, reason, "split its weights with mesh.fsdp")
+    check_split(config, compute)
+
+
+def check_split(config: ModelConfig, compute: ComputeConfig) -> None:
+    """As `check_mesh`, of a model that only lends its parameters to one that may have experts."""
     if mesh.is_split("length") and config.linear is not None:
         name = f"mesh.sequence={mesh.parts('length')}"
         reason = "linear attention (model.linear) does not split rows along their length"
