@@ -69,6 +69,7 @@ OFFLOADED = (
     ("compute.remat", "attention,query,key,value,input"),
     ("compute.offload", "query,key,value,input"),
 )
+EXPERTS = (("mesh.expert", "8"),)
 INT8 = (("compute.quantization", "int8"),)
 FP8 = (("compute.quantization", "fp8"),)
 STEPS = {
@@ -80,6 +81,8 @@ STEPS = {
     "llama_8b-v7x-64-fp8": Step("llama_8b", "v7x:4x4x4", 2, FP8),
     "llama_70b-v5p-512": Step("llama_8b", "v5p:8x8x8", 2, LLAMA_70B),
     "mixtral_8x7b-v5p-256": Step("mixtral_8x7b", "v5p:4x8x8", 8, vocabulary=32_000),
+    "mixtral_8x7b-v5p-256-expert-8": Step("mixtral_8x7b", "v5p:4x8x8", 8, EXPERTS, 32_000),
+    "deepseek_v3_shape-v5p-1024": Step("deepseek_v3_shape", "v5p:8x8x16", 4, vocabulary=129_280),
     # As MaxText publishes them.
     "llama_8b-v6e-256": Step("llama_8b", "v6e:16x16", 3),
     "llama_70b-v6e-256": Step("llama_8b", "v6e:16x16", 5, LLAMA_70B + OFFLOADED),

@@ -79,6 +79,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "balance_loss": (SMALLEST_NUMBER, 1e6),
     "bias_update_rate": (SMALLEST_NUMBER, 1e6),
     "jitter": (SMALLEST_NUMBER, 1.0),
+    "noise": (SMALLEST_NUMBER, 100.0),
     "logit_scale": (1e-6, 1e6),
     "logit_softcap": (1e-6, 1e6),
     "init_std": (SMALLEST_NUMBER, 100.0),

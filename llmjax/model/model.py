@@ -25,6 +25,7 @@ from llmjax.model.params import (
     Params,
     ParamSpec,
     check_mesh,
+    check_split,
     new_module,
     param_specs,
     unstacked_layers,
@@ -75,11 +76,11 @@ class Model:
         """Returns shapes and dtypes of the parameters, with shardings where a mesh is set.
 
         Raises:
-          UserError: as `init`.
+          UserError: the layers or parameters do not divide over the mesh.
         """
         if not mesh.has_mesh():
             return param_specs(self.config, self.compute).tree(lambda spec: spec.shape)
-        check_mesh(self.config, self.compute)
+        check_split(self.config, self.compute)
         devices = jax.sharding.get_mesh()
 
         def sharded(spec: ParamSpec) -> jax.ShapeDtypeStruct:

@@ -108,6 +108,11 @@ def check_mesh(config: ModelConfig, compute: ComputeConfig) -> None:
             "the model has no experts (model.moe)",
         )
         raise UserError(name, reason, "split its weights with mesh.fsdp")
+    check_split(config, compute)
+
+
+def check_split(config: ModelConfig, compute: ComputeConfig) -> None:
+    """As `check_mesh`, of a model that only lends its parameters to one that may have experts."""
     check_stages(config, compute, mesh.parts("layers"))
     param_specs(config, compute).check_divides()
 

@@ -164,6 +164,25 @@ CASES: dict[str, Case] = {
     "cohere2": _decoder("Cohere2", sliding_window=7, sliding_window_pattern=2, logit_scale=0.3),
     "starcoder2": _decoder("Starcoder2", sliding_window=7),
     "mixtral": _decoder("Mixtral", head_dim=16, num_local_experts=4, sliding_window=7),
+    "phimoe": _decoder(
+        "Phimoe",
+        num_local_experts=4,
+        attention_bias=True,
+        lm_head_bias=True,
+        sliding_window=40,
+        router_jitter_noise=0.3,
+        original_max_position_embeddings=90,
+        # Transformers 5 takes the short factors for longer texts too, unlike the published code.
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1000.0,
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [2.0, 3.0, 5.0, 7.0],
+            "short_mscale": 1.2,
+            "long_mscale": 1.2,
+            "original_max_position_embeddings": 90,
+        },
+    ),
     "qwen2-moe": _decoder(
         "Qwen2Moe",
         num_experts=4,

@@ -145,6 +145,17 @@ PUBLISHED = {
         rope_theta=1000000.0, router_aux_loss_coef=0.02, sliding_window=None,
         tie_word_embeddings=False,
     ),
+    "Phi 3.5 MoE": decoder(
+        "phimoe", attention_bias=True, hidden_act="silu", input_jitter_noise=0.01,
+        lm_head_bias=True, num_experts_per_tok=2, num_key_value_heads=2, num_local_experts=16,
+        original_max_position_embeddings=64, output_router_logits=False, rms_norm_eps=1e-05,
+        rope_scaling={
+            "long_factor": [1.5] * 8, "long_mscale": 1.243, "original_max_position_embeddings": 64,
+            "short_factor": [1.0] * 8, "short_mscale": 1.243, "type": "longrope",
+        },
+        rope_theta=10000.0, router_aux_loss_coef=0.0, router_jitter_noise=0.01,
+        sliding_window=64, tie_word_embeddings=False,
+    ),
     "Qwen 1.5 MoE": decoder(
         "qwen2_moe", decoder_sparse_step=1, hidden_act="silu", max_window_layers=21,
         moe_intermediate_size=128, norm_topk_prob=False, num_experts=60, num_experts_per_tok=4,

@@ -25,6 +25,7 @@ _REGISTRY: Registry[Family] = Registry(
         "cohere": "llmjax.convert.families.cohere:COHERE",
         "cohere2": "llmjax.convert.families.cohere:COHERE2",
         "mixtral": "llmjax.convert.families.moe:MIXTRAL",
+        "phimoe": "llmjax.convert.families.moe:PHIMOE",
         "qwen3_moe": "llmjax.convert.families.moe:QWEN3_MOE",
         "qwen2_moe": "llmjax.convert.families.moe:QWEN2_MOE",
         "olmoe": "llmjax.convert.families.moe:OLMOE",

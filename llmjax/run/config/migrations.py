@@ -180,6 +180,7 @@ def _sparse(config: Plain) -> Plain:
         "model": config["model"] | model,
         "mesh": config["mesh"] | mesh,
         "optimizer": config["optimizer"] | optimizer,
+        "upcycling": {"noise": 0.0},
     }
 
 
