@@ -17,6 +17,7 @@ from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
+from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 
@@ -80,8 +81,8 @@ def stream_completions(
     """
     _check(model, config)
     ends = tuple(dict.fromkeys((*tokenizer.stop_ids, *stop_ids)))
-    session = _Session(model, params, tokenizer, config, mesh, ends)
-    return session.stream(session.jobs(prompts))
+    jobs = make_jobs(model.config, tokenizer, prompts, config)
+    return _Session(model, params, tokenizer, config, mesh, ends).stream(jobs)
 
 
 def check_prompts(
@@ -93,7 +94,7 @@ def check_prompts(
       UserError: as `stream_completions`.
     """
     _check(model, config)
-    _Session(model, {}, tokenizer, config, None, ()).jobs(prompts)
+    make_jobs(model.config, tokenizer, prompts, config)
 
 
 def _check(model: Model, config: DecodingConfig) -> None:
@@ -103,13 +104,61 @@ def _check(model: Model, config: DecodingConfig) -> None:
         raise UserError("this model", "has no decoder", "generation needs a decoder")
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """A completion to generate, or with beams the completions of one prompt."""
 
     row: int
     prompt: str
     request: Request
     fresh: bool
+
+
+def make_jobs(
+    shape: ModelConfig,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    config: DecodingConfig,
+) -> list[Job]:
+    """Return the completions to generate, in order: a prompt's samples consecutively.
+
+    Raises:
+      UserError: a prompt exceeds the context.
+    """
+    samples = 1 if config.beams > 1 else config.samples
+    jobs: list[Job] = []
+    numbers: Counter[int] = Counter()
+    encoded = iter(tokenizer.encode_batch([p for p in prompts if isinstance(p, str)]))
+    for number, prompt in enumerate(prompts):
+        ids = next(encoded) if isinstance(prompt, str) else list(prompt)
+        text = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+        tokens = _with_special_tokens(shape, tokenizer, ids, as_is=not isinstance(prompt, str))
+        if len(tokens) > shape.max_length:
+            raise UserError(
+                f"prompt {number + 1} of {len(tokens)} tokens",
+                f"is longer than the model's context of {shape.max_length}",
+                "shorten it",
+            )
+        encodes = shape.is_encoder_decoder
+        space = shape.max_length if encodes else shape.max_length - len(tokens) + 1
+        limit = min(config.max_new_tokens, space)
+        digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
+        for sample in range(samples):
+            # A repeated prompt gets further samples.
+            request = Request(tokens, limit, (digest, numbers[digest]))
+            numbers[digest] += 1
+            row = number * config.samples + sample
+            jobs.append(Job(row, text, request, encodes or not ids))
+    return jobs
+
+
+def _with_special_tokens(
+    shape: ModelConfig, tokenizer: Tokenizer, ids: list[int], as_is: bool
+) -> list[int]:
+    if as_is and ids:
+        return ids
+    if shape.is_encoder_decoder:
+        return tokenizer.wrap(ids)[0]
+    return [*tokenizer.prefix, *ids] or [tokenizer.bos_id]
 
 
 class _Session(NamedTuple):
@@ -122,27 +171,7 @@ class _Session(NamedTuple):
     mesh: Mesh | None
     ends: tuple[int, ...]
 
-    def jobs(self, prompts: Sequence[str | Sequence[int]]) -> list[_Job]:
-        """Return the completions to generate, in order."""
-        samples = 1 if self.config.beams > 1 else self.config.samples
-        jobs: list[_Job] = []
-        numbers: Counter[int] = Counter()
-        encoded = iter(self.tokenizer.encode_batch([p for p in prompts if isinstance(p, str)]))
-        for number, prompt in enumerate(prompts):
-            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
-            text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
-            tokens, space = self._encode(number, ids, as_is=not isinstance(prompt, str))
-            limit = min(self.config.max_new_tokens, space)
-            digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
-            for sample in range(samples):
-                # A repeated prompt gets further samples.
-                request = Request(tokens, limit, (digest, numbers[digest]))
-                numbers[digest] += 1
-                row = number * self.config.samples + sample
-                jobs.append(_Job(row, text, request, self._has_encoder or not ids))
-        return jobs
-
-    def stream(self, jobs: list[_Job]) -> Iterator[Piece]:
+    def stream(self, jobs: list[Job]) -> Iterator[Piece]:
         """Generate in batches, sorted by prompt length to reduce padding."""
         jobs = sorted(jobs, key=lambda job: len(job.request.prompt))
         batch_size = max(1, self.config.batch_size // self.config.beams)
@@ -151,29 +180,8 @@ class _Session(NamedTuple):
             group = jobs[first : first + batch_size]
             yield from self._search(group) if self.config.beams > 1 else self._sample(group)
 
-    @property
-    def _has_encoder(self) -> bool:
-        return self.model.config.is_encoder_decoder
-
-    def _encode(self, number: int, ids: list[int], as_is: bool) -> tuple[list[int], int]:
-        """Return a prompt's tokens with special tokens, and how many tokens can follow."""
-        context = self.model.config.max_length
-        if as_is and ids:
-            tokens = ids
-        elif self._has_encoder:
-            tokens = self.tokenizer.wrap(ids)[0]
-        else:
-            tokens = [*self.tokenizer.prefix, *ids] or [self.tokenizer.bos_id]
-        if len(tokens) > context:
-            raise UserError(
-                f"prompt {number + 1} of {len(tokens)} tokens",
-                f"is longer than the model's context of {context}",
-                "shorten it",
-            )
-        return tokens, context if self._has_encoder else context - len(tokens) + 1
-
-    def _sample(self, jobs: list[_Job]) -> Iterator[Piece]:
-        texts = [_Writer(job, self.tokenizer, self.config, self.ends) for job in jobs]
+    def _sample(self, jobs: list[Job]) -> Iterator[Piece]:
+        texts = [CompletionWriter(job, self.tokenizer, self.config, self.ends) for job in jobs]
         for new_tokens in generate_tokens(
             self.model,
             self.params,
@@ -191,7 +199,7 @@ class _Session(NamedTuple):
             if all(text.done for text in texts):
                 return
 
-    def _search(self, jobs: list[_Job]) -> Iterator[Piece]:
+    def _search(self, jobs: list[Job]) -> Iterator[Piece]:
         results = beam_search(
             self.model,
             self.params,
@@ -204,17 +212,21 @@ class _Session(NamedTuple):
         for job, hypotheses in zip(jobs, results, strict=True):
             for sample, best in enumerate(hypotheses[: self.config.samples]):
                 sample_job = job._replace(row=job.row + sample)
-                text = _Writer(sample_job, self.tokenizer, self.config, self.ends)
+                text = CompletionWriter(sample_job, self.tokenizer, self.config, self.ends)
                 piece = text.push(best.tokens, best.nats)
                 assert piece is not None
                 yield piece
 
 
-class _Writer:
-    """Builds one completion from its tokens."""
+class CompletionWriter:
+    """Builds one completion from its tokens.
+
+    Attributes:
+      done: whether it has ended.
+    """
 
     def __init__(
-        self, job: _Job, tokenizer: Tokenizer, config: DecodingConfig, ends: tuple[int, ...]
+        self, job: Job, tokenizer: Tokenizer, config: DecodingConfig, ends: tuple[int, ...]
     ):
         self.done = False
         self._job, self._ends, self._config = job, ends, config
