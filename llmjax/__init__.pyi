@@ -60,6 +60,7 @@ from .inference.language_model import load as load
 from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
+from .model.latent import LatentConfig as LatentConfig
 from .model.lora import LoraConfig as LoraConfig
 from .model.moe_config import MoEConfig as MoEConfig
 from .model.rope import DynamicScaling as DynamicScaling
@@ -80,11 +81,17 @@ from .optimizers.trainable import TrainByPattern as TrainByPattern
 from .optimizers.trainable import TrainHeads as TrainHeads
 from .parallel.mesh import MeshConfig as MeshConfig
 from .reporting.report import report as report
+from .retrieval.answer import answer as answer
+from .retrieval.index import index as index
+from .retrieval.search import SearchIndex as SearchIndex
+from .retrieval.search import open_index as open_index
+from .retrieval.search import search as search
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig
 from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config
 from .run.config.schema import ReplayConfig as ReplayConfig
 from .run.config.schema import SamplesConfig as SamplesConfig
+from .run.config.schema import UpcyclingConfig as UpcyclingConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
@@ -100,5 +107,8 @@ from .tasks.sequence import SequenceTask as SequenceTask
 from .tasks.similarity import SimilarityTask as SimilarityTask
 from .tasks.token_classification import TokenClassificationTask as TokenClassificationTask
 from .training.train import train as train
+from .translation.translate import Translator as Translator
+from .translation.translate import open_translator as open_translator
+from .translation.translate import translate as translate
 
 __version__: str

@@ -133,13 +133,13 @@ def _take(words: list[str], annotation: Any, greedy: bool) -> tuple[str, ...]:
 
 
 def check_positionals(words: Words, names: Sequence[str], usage: str) -> tuple[str, ...]:
-    """The positional words, one for each of `names`; one or more if the last one ends in `...`.
+    """The positional words, one for each of `names`; one or more for one that ends in `...`.
 
     Raises:
       ConfigError: there are fewer or more.
     """
     positionals = words.positionals
-    if names and names[-1].endswith("...") and len(positionals) >= len(names):
+    if any(name.endswith("...") for name in names) and len(positionals) >= len(names):
         return positionals
     if missing := names[len(positionals) :]:
         raise ConfigError([f"{' and '.join(missing)}: missing; usage: {usage}"])

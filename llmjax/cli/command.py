@@ -67,7 +67,7 @@ class Command(Generic[Options]):
     Attributes:
       about: what it does, in a sentence or two.
       positionals: names of its positional words, in capitals; a lower-case one is a literal part of
-        the command's name, and a last one that ends in `...` stands for one or more.
+        the command's name, and one that ends in `...` stands for one or more.
       options: the dataclass whose fields are its options, shared with the function that it calls.
       run: runs it. Returns None if it has printed everything itself.
       usage: the options in its usage line.

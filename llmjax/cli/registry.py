@@ -27,6 +27,9 @@ COMMANDS: dict[str, Entry] = {
     "serve": Entry("llmjax.cli.serve:SERVE", "an OpenAI-compatible HTTP server of runs"),
     "fill-mask": Entry("llmjax.cli.fill_mask:FILL_MASK", "the likeliest tokens for each mask"),
     "embed": Entry("llmjax.cli.embed:EMBED", "texts as vectors"),
+    "index": Entry("llmjax.cli.index:INDEX", "documents as an index to search"),
+    "search": Entry("llmjax.cli.search:SEARCH", "passages of an index, and answers from them"),
+    "translate": Entry("llmjax.cli.translate:TRANSLATE", "documents, by a translation run"),
     "compress": Entry("llmjax.cli.compress:COMPRESS", "any bytes into an archive, lossless"),
     "decompress": Entry("llmjax.cli.decompress:DECOMPRESS", "an archive back into its bytes"),
     "inspect": Entry("llmjax.cli.inspect:INSPECT", "an archive's header, without the model"),
@@ -60,6 +63,8 @@ SYNONYMS = {
     "quantize": "export",
     "save": "export",
     "configs": "presets",
+    "retrieve": "search",
+    "find": "search",
     "list": "runs",
     "ls": "runs",
 }

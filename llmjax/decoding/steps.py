@@ -3,9 +3,9 @@
 Rows have separate positions, so prompts of any lengths share a batch.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from llmjax.decoding.rows import DecodeState, Request, prefill
 from llmjax.decoding.sampling import Sampling, choose
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import per_device, reshard, use_mesh
+from llmjax.parallel.compilation import DECODING
+from llmjax.parallel.mesh import per_device, platform, reshard, use_mesh
 
 STEPS_PER_CALL = 4  # amortizes the call overhead, and still streams smoothly
 
@@ -86,7 +87,7 @@ def generate_tokens(
     pending = None
     for _ in range(-(-max(request.limit for request in requests) // STEPS_PER_CALL)):
         with use_mesh(mesh):
-            state, running = decode_steps(model, params, state, inputs)
+            state, running = decode_program(platform())(model, params, state, inputs)
         # The host reads a call's tokens while the next call runs.
         if pending is not None:
             new_tokens = _read(pending, len(requests))
@@ -113,7 +114,18 @@ def sampling_of(config: DecodingConfig) -> Sampling:
     )
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="state")
+@functools.cache
+def decode_program(platform: str) -> Any:
+    """`decode_steps`, compiled for "cpu", "gpu" or "tpu"; the state is donated."""
+    options = DECODING.get(platform)
+    return jax.jit(
+        decode_steps,
+        static_argnames="model",
+        donate_argnames="state",
+        compiler_options=None if options is None else dict(options),
+    )
+
+
 def decode_steps(
     model: Model, params: Params, state: DecodeState, inputs: SamplingInputs
 ) -> tuple[DecodeState, tuple[Array, Array]]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.inference.embed import TextBatch, states, text_batch
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
+from llmjax.inference.pooling import TextBatch, states, text_batch
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import reshard, use_mesh

@@ -218,11 +218,16 @@ def _longrope(
 ) -> tuple[np.ndarray, float]:
     stretch = max_length / scaling.original_length
     factors = scaling.long_factors if stretch > 1 else scaling.short_factors
-    factor = scaling.attention_factor
-    if factor is None:
-        grown = math.log(stretch) / math.log(scaling.original_length) if stretch > 1 else 0.0
-        factor = math.sqrt(1 + grown)
-    return plain / np.asarray(factors, np.float64), factor
+    return plain / np.asarray(factors, np.float64), attention_factor(scaling, max_length)
+
+
+def attention_factor(scaling: LongRopeScaling, max_length: int) -> float:
+    """What multiplies queries and keys in a model for texts of this length."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    stretch = max_length / scaling.original_length
+    grown = math.log(stretch) / math.log(scaling.original_length) if stretch > 1 else 0.0
+    return math.sqrt(1 + grown)
 
 
 def rotate(

@@ -67,8 +67,8 @@ class OptimizerConfig:
     accumulate: int = 1
     """Microbatches whose gradients are summed before the update: less memory, the same update."""
     moment_dtype: MomentDtype = "float32"
-    """Of the optimizer state between steps. bfloat16 halves its memory; averages are computed in
-    float32 and rounded stochastically."""
+    """Of the optimizer state between steps. bfloat16 halves its memory, int8 takes a quarter;
+    averages are computed in float32 and rounded stochastically."""
 
     FRACTIONS: ClassVar[tuple[str, ...]] = ()
     """Fields that must be at least 0 and below 1."""
@@ -76,6 +76,8 @@ class OptimizerConfig:
     """Fields that must be above 0; other numbers must not be negative."""
     COUNTS: ClassVar[tuple[str, ...]] = ()
     """Fields that must be at least 1."""
+    EIGHT_BIT: ClassVar[bool] = False
+    """Whether the state may be in int8: averages of gradients, and those of squares named nu."""
 
     def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
         """Transforms gradients into the update direction, before weight decay and learning rate.
@@ -87,7 +89,12 @@ class OptimizerConfig:
 
     def problems(self, steps: int) -> list[str]:
         """Returns what is wrong with the values, a line each, for a run of `steps` steps."""
-        return [*self._number_problems(), *self.schedule.problems(steps)]
+        problems = [*self._number_problems(), *self.schedule.problems(steps)]
+        if self.moment_dtype == "int8" and not self.EIGHT_BIT:
+            names = ", ".join(name for name, each in OPTIMIZERS.items() if each.EIGHT_BIT)
+            reason = f"{getattr(self, 'kind', type(self).__name__)} has no state in int8"
+            problems.append(f"optimizer.moment_dtype: {reason}; take bfloat16, or one of {names}")
+        return problems
 
     def _number_problems(self) -> Iterator[str]:
         positive = ("learning_rate", "clip_norm", *self.POSITIVE)

@@ -48,6 +48,7 @@ class MuonConfig(OptimizerConfig):
     FRACTIONS: ClassVar = ("beta1", "beta2", "momentum")
     POSITIVE: ClassVar = ("epsilon", "update_rms")
     COUNTS: ClassVar = ("newton_schulz_steps",)
+    EIGHT_BIT: ClassVar = True
 
     def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
         by_matrix = optax.chain(

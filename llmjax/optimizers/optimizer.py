@@ -63,11 +63,9 @@ def make_optimizer(
         config.direction(axes), optax.add_decayed_weights(config.weight_decay, mask)
     )
 
-    is_narrow = config.moment_dtype == "bfloat16"
-
     def init(params: Tree) -> optax.OptState:
         params = _without(biases, params)
-        return moments.narrow(chain.init(params)) if is_narrow else chain.init(params)
+        return moments.narrow(chain.init(params), config.moment_dtype)
 
     def apply(
         params: Tree, gradients: Tree, state: optax.OptState, step: jax.Array
@@ -78,7 +76,7 @@ def make_optimizer(
         }
         params, gradients = _without(biases, params), _without(biases, gradients)
         updates, state = chain.update(gradients, moments.widen(state), params)
-        state = moments.narrow(state, step) if is_narrow else state
+        state = moments.narrow(state, config.moment_dtype, step)
         rate = schedule(step)
         if lr_multipliers is not None:
             updates = jax.tree.map(jnp.multiply, updates, _without(biases, lr_multipliers))

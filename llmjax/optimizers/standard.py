@@ -26,6 +26,7 @@ class AdamWConfig(OptimizerConfig):
 
     FRACTIONS: ClassVar = ("beta1", "beta2")
     POSITIVE: ClassVar = ("epsilon",)
+    EIGHT_BIT: ClassVar = True
 
     def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
@@ -75,6 +76,7 @@ class LionConfig(OptimizerConfig):
     kind: Literal["lion"] = "lion"
 
     FRACTIONS: ClassVar = ("beta1", "beta2")
+    EIGHT_BIT: ClassVar = True
 
     def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
         return optax.scale_by_lion(self.beta1, self.beta2)
@@ -95,6 +97,7 @@ class SgdConfig(OptimizerConfig):
     kind: Literal["sgd"] = "sgd"
 
     FRACTIONS: ClassVar = ("momentum",)
+    EIGHT_BIT: ClassVar = True
 
     def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
         if self.momentum == 0:

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,13 +28,14 @@ from llmjax.state import Tree, join, split
 from llmjax.storage.stores.path import is_store, location
 from llmjax.storage.writing import new_folder_mode
 from llmjax.tasks.heads import Network
+from llmjax.training.upcycling import check_upcycling, upcycled
 
 
 def resolve_init_from(config: Config) -> Config:
     """Replaces the config's model and tokenizer by those of the `init_from` run.
 
     Raises:
-      UserError: there is no such run.
+      UserError: there is no such run, or the config's experts do not fit its layers.
     """
     if config.init_from is None:
         return config
@@ -45,8 +47,10 @@ def resolve_init_from(config: Config) -> Config:
         fix += "lists models; or name another run with --init-from"
         raise UserError(config.init_from, "no such run folder to start from", fix)
     base = stored if stored and resumes else Run.open(config.init_from).config()
-    pooler = config.model.pooler or base.model.pooler
-    model = replace(base.model, lora=config.model.lora, pooler=pooler)
+    pooler, moe = config.model.pooler or base.model.pooler, config.model.moe or base.model.moe
+    model = replace(base.model, lora=config.model.lora, pooler=pooler, moe=moe)
+    if not resumes and config.model.moe is not None and moe != base.model.moe:
+        check_upcycling(config.init_from, base.model, model)
     return replace(config, model=model, tokenizer=base.tokenizer)
 
 
@@ -94,10 +98,29 @@ def initial_params(config: Config, network: Network, mesh: Mesh) -> Tree:
     with jax.set_mesh(mesh):
         if config.init_from is None:
             return jax.jit(network.init)(key)
-        base_params, abstract = _base_params(Run.open(config.init_from)), network.abstract_params()
+        base = Run.open(config.init_from)
+        base_params, abstract = _base_params(base), network.abstract_params()
+        if network.model.config.moe is not None and base.config().model.moe is None:
+            return _upcycled(config, base_params, network)
         is_shared = _shared_leaves(abstract, base_params)
         new_params = jax.jit(lambda key: split(network.init(key), is_shared)[1])(key)
         return join(split(base_params, _shared_leaves(base_params, abstract))[0], new_params)
+
+
+def _upcycled(config: Config, base_params: Tree, network: Network) -> Tree:
+    """As `initial_params`, of a sparse model that starts from a dense run."""
+    sparse, noise = network.model.config, config.upcycling.noise
+    configs = replace(sparse, moe=None), sparse
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, network.abstract_params())
+    init_key, noise_key = jax.random.split(jax.random.key(config.seed))
+
+    def begin(dense: Tree) -> Tree:
+        run = partial(upcycled, configs=configs, noise=noise)
+        whole = jax.sharding.auto_axes(run, out_sharding=shardings)
+        result: Tree = whole(dense, network.init(init_key), noise_key)
+        return result
+
+    return jax.jit(begin)(base_params)
 
 
 def _base_params(base: Run) -> Tree:

@@ -183,8 +183,8 @@ MISSING = {
     "classification": HEADLESS,
     "multilabel": HEADLESS,
     "regression": HEADLESS,
-    "token_classification": ("olmo2", "gemma3", "deepseek-v2", *HEADLESS),
-    "extractive_qa": (*UNANSWERING, *LATENT, *HEADLESS),
+    "token_classification": ("olmo2", "gemma3", "deepseek-v2", "phimoe", *HEADLESS),
+    "extractive_qa": (*UNANSWERING, *LATENT, "phimoe", *HEADLESS),
 }
 
 

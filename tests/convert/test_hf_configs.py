@@ -145,6 +145,17 @@ PUBLISHED = {
         rope_theta=1000000.0, router_aux_loss_coef=0.02, sliding_window=None,
         tie_word_embeddings=False,
     ),
+    "Phi 3.5 MoE": decoder(
+        "phimoe", attention_bias=True, hidden_act="silu", input_jitter_noise=0.01,
+        lm_head_bias=True, num_experts_per_tok=2, num_key_value_heads=2, num_local_experts=16,
+        original_max_position_embeddings=64, output_router_logits=False, rms_norm_eps=1e-05,
+        rope_scaling={
+            "long_factor": [1.5] * 8, "long_mscale": 1.243, "original_max_position_embeddings": 64,
+            "short_factor": [1.0] * 8, "short_mscale": 1.243, "type": "longrope",
+        },
+        rope_theta=10000.0, router_aux_loss_coef=0.0, router_jitter_noise=0.01,
+        sliding_window=64, tie_word_embeddings=False,
+    ),
     "Qwen 1.5 MoE": decoder(
         "qwen2_moe", decoder_sparse_step=1, hidden_act="silu", max_window_layers=21,
         moe_intermediate_size=128, norm_topk_prob=False, num_experts=60, num_experts_per_tok=4,
@@ -158,6 +169,15 @@ PUBLISHED = {
         num_experts=128, num_experts_per_tok=8, num_key_value_heads=2, output_router_logits=False,
         rms_norm_eps=1e-06, rope_scaling=None, rope_theta=1000000.0, router_aux_loss_coef=0.001,
         sliding_window=None, use_sliding_window=False, tie_word_embeddings=False,
+    ),
+    "Qwen3-Next": decoder(
+        "qwen3_next", decoder_sparse_step=1, full_attention_interval=4, head_dim=256,
+        hidden_act="silu", linear_conv_kernel_dim=4, linear_key_head_dim=16,
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_value_head_dim=16,
+        mlp_only_layers=[], moe_intermediate_size=64, norm_topk_prob=True, num_experts=16,
+        num_experts_per_tok=10, num_key_value_heads=2, output_router_logits=False,
+        partial_rotary_factor=0.25, rms_norm_eps=1e-06, rope_scaling=None, rope_theta=10000000,
+        router_aux_loss_coef=0.001, shared_expert_intermediate_size=64, tie_word_embeddings=False,
     ),
     "OLMoE": decoder(
         "olmoe", attention_bias=False, clip_qkv=None, hidden_act="silu", norm_topk_prob=False,

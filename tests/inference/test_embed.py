@@ -10,8 +10,9 @@ import pytest
 
 from llmjax.convert.importing import import_model
 from llmjax.errors import UserError
-from llmjax.inference.embed import embed, text_batch
+from llmjax.inference.embed import embed
 from llmjax.inference.language_model import LanguageModel
+from llmjax.inference.pooling import text_batch
 from llmjax.parallel.mesh import MeshConfig, make_mesh, use_mesh
 from untrained import drawn, in_hand, make_run
 

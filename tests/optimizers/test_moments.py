@@ -17,14 +17,14 @@ def test_rounding_is_right_on_average_and_keeps_what_bfloat16_has():
     exact = jnp.array([1.0, 0.0, -2.5, jnp.inf])
     between = jnp.full(20_000, 1 + 2**-9, jnp.float32)  # a quarter of the way to the next number
     state = {"count": jnp.int32(3), "scalar": jnp.float32(0.1), "a": exact, "b": between}
-    rounded = narrow(state, jnp.int32(7))
+    rounded = narrow(state, "bfloat16", jnp.int32(7))
     dtypes = {"count": jnp.int32, "scalar": jnp.float32, "a": jnp.bfloat16, "b": jnp.bfloat16}
     assert {name: leaf.dtype for name, leaf in rounded.items()} == dtypes
     np.testing.assert_array_equal(rounded["a"].astype(jnp.float32), exact)
     wide = widen(rounded)["b"]
     assert set(np.unique(wide)) == {1, 1 + 2**-7}
     assert wide.mean() == pytest.approx(1 + 2**-9, abs=2e-4)
-    assert (narrow(state, jnp.int32(8))["b"] != rounded["b"]).any()
+    assert (narrow(state, "bfloat16", jnp.int32(8))["b"] != rounded["b"]).any()
 
 
 @pytest.mark.parametrize("config", CONFIGS[:1], ids=["adamw"])

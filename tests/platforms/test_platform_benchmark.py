@@ -81,7 +81,7 @@ def test_decoding(batch):
         greedy = steps.sampling_of(DecodingConfig(temperature=0.0))
         stops, vocabulary = np.zeros(0, np.int32), np.int32(LLAMA_1B.vocab)
         inputs = steps.SamplingInputs(greedy, np.uint32(0), stops, vocabulary)
-        step = steps.decode_steps.trace(model, params, state, inputs)
+        step = steps.decode_program("gpu").trace(model, params, state, inputs)
         assert not pretend.kernels(step)
         pretend.lowered(step, "gpu")
 

@@ -82,7 +82,7 @@ def test_prefill_and_steps(platform, dtype, sizes):
         )
         scalars = sampling.Sampling(*(np.float32(0.5), np.int32(3), *[np.float32(0.5)] * 3))
         inputs = steps.SamplingInputs(scalars, np.uint32(0), np.zeros(1, np.int32), np.int32(VOCAB))
-        check(steps.decode_steps.trace(model, params, state, inputs), platform)
+        check(steps.decode_program(platform).trace(model, params, state, inputs), platform)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import pretend
-from llmjax.inference import embed, fill_mask, language_model
+from llmjax.inference import fill_mask, language_model, pooling
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.config import ModelConfig
@@ -72,7 +72,7 @@ def check(traced, platform, dtype):
 def texts():
     """A batch of texts, in the layout of `embed`."""
     array = pretend.array((B, T), jnp.int32, "batch", "length")
-    return embed.TextBatch(array, array, array)
+    return pooling.TextBatch(array, array, array)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -93,12 +93,12 @@ def test_heads(kind, platform):
 
 
 @pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
-@pytest.mark.parametrize("pooling", get_args(Pooling))
-def test_vectors(pooling, platform, sizes):
+@pytest.mark.parametrize("kind", get_args(Pooling))
+def test_vectors(kind, platform, sizes):
     model = Model(resolve(ENCODER, 512))
     with pretend.devices(platform, **sizes):
-        pool = embed.PoolingSpec((pooling,))
-        traced = embed.pooled_states.trace(model, pretend.params_of(model), texts(), pool)
+        pool = pooling.PoolingSpec((kind,))
+        traced = pooling.pooled_states.trace(model, pretend.params_of(model), texts(), pool)
         check(traced, platform, "float32")
 
 

@@ -17,7 +17,7 @@ from llmjax.convert.families.llama import (
     table,
     tied,
 )
-from llmjax.convert.families.tables import HEAD_DIM, VECTOR, decoder_classes
+from llmjax.convert.families.tables import HEAD_DIM, VECTOR, VOCABULARY, decoder_classes
 from llmjax.convert.hf.attention_fields import Rotary, Window, Windows
 from llmjax.convert.hf.expert_fields import EveryNth, Experts, FirstDense
 from llmjax.convert.hf.fields import Renamed, Required, constant
@@ -82,6 +82,35 @@ MIXTRAL = Family(
     ignored=IGNORED,
     task_classes=decoder_classes("Mixtral", answers=""),
     examples={"mistralai/Mixtral-8x7B-v0.1": "46.7B"},
+)
+PHIMOE = Family(
+    "phimoe",
+    "PhimoeForCausalLM",
+    (
+        *shape(1e-5),
+        SILU,
+        Rotary(1_000_000.0, fraction=None, scales=("short_mscale", "long_mscale")),
+        Window(None),
+        ATTENTION_BIAS,
+        Renamed("lm_head_bias", "lm_head_bias", bool, False),
+        constant(norm="layernorm", norm_bias=True),
+        Experts(
+            ("num_local_experts", "num_experts"),
+            count=16,
+            jitter=0.01,
+            fixed={"scores": "sparsemixer", "normalize": False},
+        ),
+        tied(False),
+    ),
+    table(
+        *NORMS_BEFORE,
+        *router("block_sparse_moe.gate"),
+        *experts("block_sparse_moe.experts", "w1", "w3", "w2"),
+        NameRow("unembedding_bias", "lm_head.bias", VOCABULARY),
+    ),
+    ignored=IGNORED | {"input_jitter_noise"},
+    task_classes=decoder_classes("Phimoe", "", None),
+    examples={"microsoft/Phi-3.5-MoE-instruct": "41.9B"},
 )
 QWEN2_MOE = Family(
     "qwen2_moe",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmjax.convert.hf.config import HFConfig, as_float
@@ -16,6 +16,7 @@ from llmjax.model.rope import (
     RopeScaling,
     Unscaled,
     YarnScaling,
+    attention_factor,
 )
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -38,6 +39,9 @@ class Rotary:
     fraction_name: str = "partial_rotary_factor"
     renamed: tuple[tuple[str, str], ...] = (("su", "longrope"),)
     """Former names of scaling types -> current ones."""
+    scales: tuple[str, ...] = ()
+    """Fields of LongRoPE's attention factor, for short texts and for long ones, which must agree;
+    none: it is attention_factor."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         theta = hf.get(self.theta_name, float, None)
@@ -52,11 +56,21 @@ class Rotary:
             name = "partial_rotary_factor"
             fraction = new.get(name, float, self.fraction) if fraction is None else fraction
             config["rotary_fraction"] = float(old.get(name, float, fraction))
-        config["rope_scaling"] = read_scaling(old, hf, dict(self.renamed))
+        scales = {name: old.get(name, float, None) for name in self.scales}
+        scaling = read_scaling(old, hf, dict(self.renamed))
+        if len(set(scales.values())) > 1:
+            raise old.error(self.scales[0], scales, "they must be equal")
+        if isinstance(scaling, LongRopeScaling) and scales:
+            scaling = replace(scaling, attention_factor=scales[self.scales[0]])
+        config["rope_scaling"] = scaling
         return config
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         values = {self.theta_name: config.rope_theta, **write_scaling(config.rope_scaling)}
+        if isinstance(config.rope_scaling, LongRopeScaling) and self.scales:
+            factor = attention_factor(config.rope_scaling, config.max_length)
+            values["rope_scaling"].pop("attention_factor", None)
+            values["rope_scaling"] |= dict.fromkeys(self.scales, factor)
         if self.fraction is not None:
             values[self.fraction_name] = config.rotary_fraction
         return values

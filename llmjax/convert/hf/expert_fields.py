@@ -78,6 +78,8 @@ class Experts:
     """Default of shared_expert_intermediate_size."""
     groups: tuple[int, int] | None = None
     """Defaults of n_group and topk_group."""
+    jitter: float | None = None
+    """Default of router_jitter_noise, where it matters in inference too."""
     fixed: dict[str, Any] = field(default_factory=dict)
     """Fields of MoEConfig."""
 
@@ -102,6 +104,8 @@ class Experts:
         if self.groups is not None:
             values["groups"] = hf.get("n_group", int, self.groups[0])
             values["groups_per_token"] = hf.get("topk_group", int, self.groups[1])
+        if self.jitter is not None:
+            values["jitter"] = hf.get("router_jitter_noise", float, self.jitter)
         return {"moe": MoEConfig(**values) if len(dense) < num_layers(hf) else None}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -123,4 +127,6 @@ class Experts:
             values["shared_expert_intermediate_size"] = moe.shared_width
         if self.groups is not None:
             values |= {"n_group": moe.groups, "topk_group": moe.groups_per_token}
+        if self.jitter is not None:
+            values["router_jitter_noise"] = moe.jitter
         return values

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from llmjax.convert.hf.config import read_object
+from llmjax.convert.hf.multimodal import is_multimodal, text_model
 from llmjax.convert.hf.quantized import widened
 from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder
 from llmjax.convert.hf.sentence import read_sentence
@@ -35,6 +36,8 @@ class HFImporter(Importer):
             raise UserError(path, "has no config.json", "give the folder of a model")
         config = read_object(folder / "config.json")
         tensors = widened(open_folder(folder, config.get(NAMED)), config, folder / "config.json")
+        if is_multimodal(config):
+            config, tensors = text_model(config, tensors, folder / "config.json")
         if has_adapters:
             log.warning(
                 "%s: the adapters beside the model (%s) are not imported; import them with --base "

@@ -58,7 +58,7 @@ MAY_CHANGE = (
 )
 
 # Fields that give a run parameters which an imported model lacks, or other initial ones.
-ADDED = ("tasks", "init_from", "model.lora", "model.pooler")
+ADDED = ("tasks", "init_from", "model.lora", "model.pooler", "model.moe")
 
 
 def validate(config: Config) -> Config:
@@ -89,6 +89,9 @@ def _problems(config: Config) -> Iterator[str]:
     yield from _run_problems(config)
     # The vocabulary size is that of the tokenizer, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
+    if config.init_from is not None and model.moe is not None:
+        # The layers are those of the run it starts from, which `check_upcycling` knows.
+        model = replace(model, moe=replace(model.moe, dense_layers=()))
     yield from (f"model: {problem}" for problem in model_problems(model))
     yield from (f"compute: {problem}" for problem in compute_problems(config.compute))
     yield from (f"tokenizer.{problem}" for problem in config.tokenizer.problems())
@@ -123,6 +126,10 @@ def _run_problems(config: Config) -> Iterator[str]:
         yield f"replay.every: {config.replay.every} is negative"
     if config.samples.every and not config.samples.prompts:
         yield "samples.prompts: empty; give at least one, or samples.every 0"
+    if not config.upcycling.noise >= 0:
+        yield f"upcycling.noise: {config.upcycling.noise} is negative"
+    if config.upcycling.noise and (config.init_from is None or config.model.moe is None):
+        yield "upcycling.noise: it needs a dense run to start from (init_from) and model.moe"
     yield from _folder_problems(config.run_dir)
     yield from _local_problems("data.cache_dir", config.data.cache_dir)
     yield from _local_problems("checkpoint.local_dir", config.checkpoint.local_dir)

@@ -36,6 +36,15 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
+class UpcyclingConfig:
+    """How a sparse model starts from a dense run: with `init_from` and `model.moe`."""
+
+    noise: float = 0.0
+    """Standard deviation of the noise added to each expert's kernels, relative to theirs. 0: copies
+    of an expert begin equal, and the model with the dense one's loss."""
+
+
+@dataclass(frozen=True)
 class ReplayConfig:
     """Steps that are computed twice, to find devices that compute wrong numbers."""
 
@@ -60,7 +69,9 @@ class Config:
     """Passes through the training set, to be given instead of steps; None: steps."""
     init_from: str | None = None
     """A run folder, trained or imported, whose model, tokenizer and parameters this run starts
-    from. Of `model`, only lora and pooler are used then."""
+    from. Of `model`, only lora, pooler and moe are used then."""
+    upcycling: UpcyclingConfig = field(default_factory=UpcyclingConfig)
+    """How MLPs of a dense `init_from` run become the experts of `model.moe`."""
     max_skipped_steps: int = 10
     """A step is skipped if its loss or gradient is not finite, or a spike; after this many in a row
     the run stops with an error."""

@@ -1,0 +1,1 @@
+"""Search: an index of documents, hybrid retrieval, answers with sources."""
