@@ -91,6 +91,7 @@ from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config
 from .run.config.schema import ReplayConfig as ReplayConfig
 from .run.config.schema import SamplesConfig as SamplesConfig
+from .run.config.schema import UpcyclingConfig as UpcyclingConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
