@@ -23,9 +23,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the attached devices; the topol
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine that has TPUs
 
 import jax
-from jax.experimental import topologies
 
 from llmjax.model.checks import resolve
+from llmjax.model.stages import schedule_of
 from llmjax.parallel.chips import CHIPS, Chip
 from llmjax.parallel.collectives import Collective, collectives
 from llmjax.parallel.compilation import compiler_options
@@ -41,8 +41,9 @@ from llmjax.parallel.roofline import (
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
+from llmjax.run.planning.child import topology_devices
 from llmjax.run.planning.program import lowered_step
-from llmjax.run.planning.topology import compiler_topology
+from llmjax.run.planning.topology import parse_topology
 
 VOCABULARY = 128_256
 
@@ -57,6 +58,7 @@ class Step:
     """Per device."""
     fields: tuple[tuple[str, str], ...] = ()
     vocabulary: int = VOCABULARY
+    slices: int = 1
 
 
 LLAMA_70B = (
@@ -66,9 +68,10 @@ LLAMA_70B = (
     ("model.d-ff", "28672"),
 )
 OFFLOADED = (
-    ("compute.remat", "attention,query,key,value,input"),
-    ("compute.offload", "query,key,value,input"),
+    ("compute.remat", "query,key,value,input"),
+    ("compute.offload", "query key value input"),
 )
+STAGES = (("mesh.stage", "2"), ("mesh.across-slices", "stage"))
 EXPERTS = (("mesh.expert", "8"),)
 INT8 = (("compute.quantization", "int8"),)
 FP8 = (("compute.quantization", "fp8"),)
@@ -79,6 +82,7 @@ STEPS = {
     "llama_8b-v5e-256-int8": Step("llama_8b", "v5e:16x16", 2, INT8),
     "llama_8b-v7x-64": Step("llama_8b", "v7x:4x4x4", 2),
     "llama_8b-v7x-64-fp8": Step("llama_8b", "v7x:4x4x4", 2, FP8),
+    "llama_8b-2xv5p-32-stage-2": Step("llama_8b", "v5p:2x4x4", 8, STAGES, slices=2),
     "llama_70b-v5p-512": Step("llama_8b", "v5p:8x8x8", 2, LLAMA_70B),
     "mixtral_8x7b-v5p-256": Step("mixtral_8x7b", "v5p:4x8x8", 8, vocabulary=32_000),
     "mixtral_8x7b-v5p-256-expert-8": Step("mixtral_8x7b", "v5p:4x8x8", 8, EXPERTS, 32_000),
@@ -108,9 +112,10 @@ def predicted(
     sizes, model = axis_sizes(mesh), resolve(config.model, VOCABULARY)
     rows = config.data.batch_size / math.prod(sizes[axis] for axis in LOGICAL_TO_MESH["batch"])
     tokens, heads = rows * config.data.length / sizes["sequence"], model.num_heads / sizes["tensor"]
-    flops = attention_flops(
-        splash_products(program), tokens, config.data.length / 2, heads, model.head_width
-    )
+    schedule = schedule_of(config.compute, sizes["stage"], round(rows * sizes["stage"]))
+    tokens *= schedule.stages / schedule.microbatches  # of a run of the kernels
+    width = (model.head_width + model.value_width) / 2
+    flops = attention_flops(splash_products(program), tokens, config.data.length / 2, heads, width)
     seconds = cycle_seconds(chip, estimated_cycles(program))
     for each in found:
         if not each.is_async:
@@ -136,10 +141,10 @@ def compile_step(
       options: of the compiler, as `compute.xla_options`.
       hlo: a folder for the program's text.
     """
-    devices = topologies.get_topology_desc(compiler_topology(step.topology), "tpu").devices
+    devices = topology_devices(parse_topology(step.topology, step.slices))
     pairs = [*step.fields, ("data.batch-size", str(step.rows * len(devices))), *fields]
     config = override(
-        load_config_file(step.config), [Override(key, (value,)) for key, value in pairs]
+        load_config_file(step.config), [Override(key, tuple(value.split())) for key, value in pairs]
     )
     mesh = make_mesh(config.mesh, devices)
     start = time.perf_counter()

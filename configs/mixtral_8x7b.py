@@ -3,7 +3,8 @@
 Command:  on every host, llmjax train mixtral_8x7b; see launch/README.md for SLURM and TPU pods
           with an existing tokenizer: --tokenizer path/to/tokenizer.json
 Hardware: a TPU slice of 256 v5p
-Results:  not measured yet; see docs/performance.md for what compilers predict
+Results:  not measured yet; 2,132 to 2,783 tokens/s a chip predicted from the program that the TPU
+          compiler makes (docs/performance.md)
 """
 
 from llmjax import (

@@ -91,6 +91,7 @@ from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config
 from .run.config.schema import ReplayConfig as ReplayConfig
 from .run.config.schema import SamplesConfig as SamplesConfig
+from .run.config.schema import UpcyclingConfig as UpcyclingConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
@@ -106,5 +107,8 @@ from .tasks.sequence import SequenceTask as SequenceTask
 from .tasks.similarity import SimilarityTask as SimilarityTask
 from .tasks.token_classification import TokenClassificationTask as TokenClassificationTask
 from .training.train import train as train
+from .translation.translate import Translator as Translator
+from .translation.translate import open_translator as open_translator
+from .translation.translate import translate as translate
 
 __version__: str

@@ -31,7 +31,7 @@ LAYERS = (
     ("inference",),
     ("evaluation",),
     ("compression", "convert"),
-    ("retrieval",),
+    ("retrieval", "translation"),
     ("training",),
     ("reporting",),
     ("cli",),
@@ -43,6 +43,7 @@ LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package 
 KNOWN_TO = {
     "apsw": {"retrieval.stores"},
     "datatrove": {"data.datatrove"},
+    "docx": {"translation.formats"},
     "flax": {"model"},
     "gcsfs": {"storage.stores"},
     "gguf": {"convert"},

@@ -32,7 +32,7 @@ class ToyModel:
     def init_cache(self, batch, length, *, text_lengths=None):
         return ToyCache(jnp.zeros((batch, length), jnp.int32))
 
-    def prefill(self, params, tokens, length, text_lengths=None):
+    def prefill(self, params, tokens, length, text_lengths=None, token_counts=None):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         return self.decode(params, tokens, positions, self.init_cache(len(tokens), length))[1]
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Entry] = {
     "embed": Entry("llmjax.cli.embed:EMBED", "texts as vectors"),
     "index": Entry("llmjax.cli.index:INDEX", "documents as an index to search"),
     "search": Entry("llmjax.cli.search:SEARCH", "passages of an index, and answers from them"),
+    "translate": Entry("llmjax.cli.translate:TRANSLATE", "documents, by a translation run"),
     "compress": Entry("llmjax.cli.compress:COMPRESS", "any bytes into an archive, lossless"),
     "decompress": Entry("llmjax.cli.decompress:DECOMPRESS", "an archive back into its bytes"),
     "inspect": Entry("llmjax.cli.inspect:INSPECT", "an archive's header, without the model"),

@@ -26,8 +26,10 @@ MAX_CHARACTERS = 500
 NEWER = (
     "layer_d_ff",
     "activation_limit",
+    "attention_gate",
     "attention_sinks",
     "embed_multiplier",
+    "linear",
     "mla",
     "moe",
     "multi_token",

@@ -113,7 +113,9 @@ def default_groups(streams: int) -> int:
 
 def window_bytes(config: ModelConfig, context: int) -> int:
     """Returns the bytes of the cache of a window of `context` tokens, in float32."""
-    return 4 * config.num_decoder_layers * config.cache_width * context
+    linear = len(config.linear_layers)
+    states = 0 if config.linear is None else linear * config.linear.state_size
+    return 4 * ((config.num_decoder_layers - linear) * config.cache_width * context + states)
 
 
 def check_memory(config: ModelConfig, layout: StreamLayout, memory: int | None = None) -> None:

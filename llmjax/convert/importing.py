@@ -121,7 +121,7 @@ def _fill(
         context = TaskContext(tokenizer, shape, length)
         imported = read_with_head(source, values, head, family, context, dtype=dtype, mesh=mesh)
     if imported is None:
-        bound = BoundTable(family.table, Model(shape))
+        bound = BoundTable(published.table or family.table, Model(shape))
         params = read_params(body, bound, dtype=dtype, mesh=mesh)
     else:
         params = imported.params

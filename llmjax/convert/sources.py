@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmjax.convert.hf.names import NameTable
 from llmjax.convert.hf.sentence import SentenceConfig
 from llmjax.convert.tensors import TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -55,6 +56,8 @@ class Published:
     """Opens the tokenizer, given the number of rows of the embedding."""
     generation_config: dict[str, Any] | None = None
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
+    table: NameTable | None = None
+    """Names and layouts of the tensors; None: those of the model's family."""
 
 
 class Importer:

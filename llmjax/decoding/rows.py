@@ -86,7 +86,8 @@ def prefill(
         tokens = place(padded([prompt[:-1] for prompt in prompts], slots), mesh, "batch", None)
         rows = place((lengths + limits - 1).astype(np.int32), mesh, "batch")
         with use_mesh(mesh):
-            cache = fill_cache(model, params, tokens, rows, slots=slots)
+            counts = place(lengths - 1, mesh, "batch")
+            cache = fill_cache(model, params, tokens, rows, counts, slots=slots)
     seen = _occurrences(prompts, model.config.vocab_size) if remember else None
     return DecodeState(
         cache=cache,
@@ -130,11 +131,17 @@ def _occurrences(rows: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("model", "slots"))
 def fill_cache(
-    model: Model, params: Params, tokens: Array, text_lengths: Array | None = None, *, slots: int
+    model: Model,
+    params: Params,
+    tokens: Array,
+    text_lengths: Array | None = None,
+    token_counts: Array | None = None,
+    *,
+    slots: int,
 ) -> Cache:
     """Build a decoder's cache of tokens, int32 [B, L], of texts that become this long, [B];
-    None: as long as the cache."""
-    return model.prefill(params, tokens, slots, text_lengths)
+    None: as long as the cache. `token_counts`: [B], without padding; None: there is none."""
+    return model.prefill(params, tokens, slots, text_lengths, token_counts)
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from llmjax.engine.sampling import Chosen, RowSampling, choose_rows
-from llmjax.model.cache import Cache
+from llmjax.model.cache import Arrays, Cache
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel import mesh
@@ -70,8 +70,8 @@ def read_chunk(model: Model, params: Params, tokens: Array, start: Array, cache:
 def resized(cache: Cache, rows: Array, *, slots: int, source: int = 0) -> Cache:
     """Copy `rows` [R] to a cache of `slots` positions, and `source` of the encoder's output."""
 
-    def fit(arrays: tuple[Array, ...], axis: int, size: int) -> tuple[Array, ...]:
-        return tuple(_fit(array, axis, size) for array in arrays)
+    def fit(arrays: Arrays, axis: int, size: int) -> Arrays:
+        return tuple(array if array is None else _fit(array, axis, size) for array in arrays)
 
     taken, segments = cache.take(rows), None
     if taken.encoder_segments is not None:
@@ -82,8 +82,8 @@ def resized(cache: Cache, rows: Array, *, slots: int, source: int = 0) -> Cache:
         fit(taken.cross_keys, 3, source),
         fit(taken.cross_values, 2, source),
         segments,
-        taken.is_long,
-        taken.heads,
+        is_long=taken.is_long,
+        heads=taken.heads,
     )
 
 

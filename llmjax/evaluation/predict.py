@@ -21,6 +21,7 @@ from llmjax.run.config.options import keyword_options, make_options
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.examples import encode
 from llmjax.tasks.predict import predict as task_predictions
+from llmjax.tasks.task import Task
 
 GROUP = 512
 """Rows packed and predicted together."""
@@ -65,10 +66,24 @@ def predict(
     overrides = make_options(TaskOverrides, options, {})
     (task,) = apply_overrides(choose_tasks(lm, options.task, single=True), overrides)
     from_texts = [_row_of_texts(task.config, texts)] if texts else []
-    size = evaluation_batch_size(lm, options.batch_size)
-    references = References(lm, task, size)
     streams = (read_table(table) for table in as_tables(data))
     rows = (_without_targets(task.config, row) for row in itertools.chain(from_texts, *streams))
+    yield from predict_rows(lm, task, rows, options.batch_size)
+
+
+def predict_rows(
+    lm: LanguageModel, task: Task, rows: Iterable[Row], batch_size: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Predict rows with a task of a loaded model, streamed; yields as `predict`.
+
+    Args:
+      lm: the model.
+      task: one of its tasks.
+      rows: with the task's input columns.
+      batch_size: packed rows per batch; None: as in the run's config.
+    """
+    size = evaluation_batch_size(lm, batch_size)
+    references = References(lm, task, size)
     for group in _groups(rows):
         predictions = task_predictions(
             task,

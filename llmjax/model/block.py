@@ -14,6 +14,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.latent_attention import LatentAttention
 from llmjax.model.layer_types import LayerType
 from llmjax.model.layers import ActivationSharding, Norm, dropout
+from llmjax.model.linear_attention import LinearAttention
 from llmjax.model.mlp import MLP
 from llmjax.model.moe import MoE
 from llmjax.model.self_attention import Attention, BlockContext
@@ -36,8 +37,11 @@ class Block(nnx.Module):
         """`layers` of the stack scale the initial weights; `layer_type` says which parameters."""
         out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
         self.config, self.compute, self.cross = config, compute, cross
-        attention = Attention if config.mla is None else LatentAttention
-        self.attention = attention(config, compute, out_std=out_std, rngs=rngs)
+        if layer_type.is_linear:
+            self.linear_attention = LinearAttention(config, compute, out_std=out_std, rngs=rngs)
+        else:
+            attention = Attention if config.mla is None else LatentAttention
+            self.attention = attention(config, compute, out_std=out_std, rngs=rngs)
         self.attention_norm = Norm(config, d)
         if cross:
             self.cross_attention = Attention(config, compute, out_std=out_std, rngs=rngs)
@@ -76,7 +80,8 @@ class Block(nnx.Module):
 
         def attend(h: jax.Array) -> jax.Array:
             nonlocal cache
-            h, cache = self.attention(h, context, layer_type, cache, layer)
+            attention = self.linear_attention if layer_type.is_linear else self.attention
+            h, cache = attention(h, context, layer_type, cache, layer)
             return h
 
         def attend_encoded(h: jax.Array) -> jax.Array:

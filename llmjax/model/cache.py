@@ -1,17 +1,29 @@
-"""The KV cache of a decoder."""
+"""The cache of a decoder: keys and values, and states of linear attention."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llmjax.model.config import ModelConfig
+from llmjax.model.delta_rule import STATE_AXES
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
-Arrays = tuple[jax.Array, ...]
-"""An array per layer, so that each is updated in place and read without a copy."""
+Arrays = tuple[jax.Array | None, ...]
+"""An array per layer, so that each is updated in place and read without a copy; None of layers that
+have no such array."""
+
+
+class LinearState(NamedTuple):
+    """What linear attention keeps of each row."""
+
+    recent: jax.Array
+    """[B, W - 1, N, F]: the last inputs of the convolution, in the dtype of keys."""
+    matrix: jax.Array
+    """[B, N, R, K, V] float32, see `delta_rule`."""
 
 
 @jax.tree_util.register_dataclass
@@ -33,6 +45,8 @@ class Cache:
     cross_values: Arrays = ()
     encoder_segments: jax.Array | None = None
     """[B, E] int32, 0 for padding; None: no padding."""
+    states: tuple[LinearState | None, ...] = ()
+    """Of layers with linear attention, which have no keys and values; empty if there are none."""
     is_long: jax.Array | None = None
     """[B] bool, as `BlockContext.is_long`, of the text that each row will hold; None: models where
     that does not matter."""
@@ -47,14 +61,14 @@ class Cache:
     @property
     def length(self) -> int:
         """Number of positions."""
-        return self.values[0].shape[2]
+        return next(values.shape[2] for values in self.values if values is not None)
 
     def write(self, layer: int, positions: jax.Array, k: jax.Array, v: jax.Array) -> "Cache":
         """Writes k, v [B, T, N, K] of a layer to the slots `positions` [B, T] of each row."""
         new_axes, position_axes = ("batch", None, self.heads, "head_dim"), ("batch", None)
         axes = self.axes
         write = mesh.per_device(_write, (*axes, position_axes, new_axes, new_axes), axes)
-        keys, values = write(self.keys[layer], self.values[layer], positions, k, v)
+        keys, values = write(*self.read(layer), positions, k, v)
         return self._replace_layer(layer, keys, values)
 
     def fill(self, layer: int, k: jax.Array, v: jax.Array) -> "Cache":
@@ -63,8 +77,9 @@ class Cache:
         keys = jnp.pad(k.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [padding])
         values = jnp.pad(v.swapaxes(1, 2), [(0, 0)] * 2 + [padding, (0, 0)])
         key_axes, value_axes = self.axes
-        keys = mesh.reshard(keys.astype(self.keys[layer].dtype), *key_axes)
-        values = mesh.reshard(values.astype(self.values[layer].dtype), *value_axes)
+        old_keys, old_values = self.read(layer)
+        keys = mesh.reshard(keys.astype(old_keys.dtype), *key_axes)
+        values = mesh.reshard(values.astype(old_values.dtype), *value_axes)
         return self._replace_layer(layer, keys, values)
 
     def _replace_layer(self, layer: int, keys: jax.Array, values: jax.Array) -> "Cache":
@@ -75,7 +90,20 @@ class Cache:
 
     def read(self, layer: int) -> tuple[jax.Array, jax.Array]:
         """Returns keys [B, N, K, S] and values [B, N, S, K] of a layer."""
-        return self.keys[layer], self.values[layer]
+        keys, values = self.keys[layer], self.values[layer]
+        assert keys is not None
+        assert values is not None
+        return keys, values
+
+    def read_state(self, layer: int) -> LinearState:
+        """Returns the state of a layer with linear attention."""
+        state = self.states[layer]
+        assert state is not None
+        return state
+
+    def with_state(self, layer: int, state: LinearState) -> "Cache":
+        """Replaces the state of a layer with linear attention."""
+        return replace(self, states=(*self.states[:layer], state, *self.states[layer + 1 :]))
 
     def with_encoded(
         self, pairs: Sequence[tuple[jax.Array, jax.Array]], segments: jax.Array | None
@@ -87,7 +115,10 @@ class Cache:
 
     def read_encoded(self, layer: int) -> tuple[jax.Array, jax.Array]:
         """Returns keys [B, N, K, E] and values [B, N, E, K] of the encoder's output in a layer."""
-        return self.cross_keys[layer], self.cross_values[layer]
+        keys, values = self.cross_keys[layer], self.cross_values[layer]
+        assert keys is not None
+        assert values is not None
+        return keys, values
 
     def grown(self, length: int) -> "Cache":
         """Returns the cache extended to `length` positions."""
@@ -95,7 +126,7 @@ class Cache:
 
         def pad(arrays: Arrays, axis: int) -> Arrays:
             widths = [padding if dimension == axis else (0, 0) for dimension in range(4)]
-            return tuple(jnp.pad(array, widths) for array in arrays)
+            return tuple(array if array is None else jnp.pad(array, widths) for array in arrays)
 
         return replace(self, keys=pad(self.keys, 3), values=pad(self.values, 2))
 
@@ -140,10 +171,27 @@ def empty(config: ModelConfig, dtype: str, batch: int, length: int) -> Cache:
         heads, key_width, value_width = 1, mla.rope_head_dim, mla.kv_rank
     axis = "kv_heads" if mla is None else None
     shapes = (batch, heads, key_width, length), (batch, heads, length, value_width)
+    layers, linear = range(config.num_decoder_layers), config.linear_layers
 
     def zeros(shape: tuple[int, ...], axes: Axes) -> Arrays:
-        spec, layers = mesh.out_sharding(*axes), range(config.num_decoder_layers)
-        return tuple(jnp.zeros(shape, dtype, out_sharding=spec) for _ in layers)
+        return tuple(None if i in linear else _zeros(shape, axes, dtype) for i in layers)
 
     keys, values = (zeros(*pair) for pair in zip(shapes, cache_axes(axis), strict=True))
-    return Cache(keys, values, heads=axis)
+    states = tuple(empty_state(config, dtype, batch) if i in linear else None for i in layers)
+    return Cache(keys, values, states=states if linear else (), heads=axis)
+
+
+def empty_state(config: ModelConfig, dtype: str, batch: int) -> LinearState:
+    """The state of a layer with linear attention before the first token of `batch` rows."""
+    linear = config.linear
+    assert linear is not None
+    recent = batch, linear.conv_width - 1, linear.key_heads, linear.conv_channels
+    widths = linear.values_per_key, linear.key_head_dim, linear.value_head_dim
+    return LinearState(
+        _zeros(recent, ("batch", None, "heads", None), dtype),
+        _zeros((batch, linear.key_heads, *widths), STATE_AXES, "float32"),
+    )
+
+
+def _zeros(shape: tuple[int, ...], axes: Axes, dtype: str) -> jax.Array:
+    return jnp.zeros(shape, dtype, out_sharding=mesh.out_sharding(*axes))

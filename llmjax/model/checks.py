@@ -7,6 +7,7 @@ from dataclasses import replace
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig, choice_problems
 from llmjax.model.latent import latent_problems
+from llmjax.model.linear import linear_problems
 from llmjax.model.lora import lora_problems
 from llmjax.model.moe_config import moe_problems
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
@@ -16,6 +17,7 @@ NOT_LATENT = (
     ("qk_norm", False),
     ("rotary_fraction", 1.0),
     ("attention_sinks", False),
+    ("attention_gate", False),
 )
 MSCALES = ("mscale", "mscale_all_dim")
 
@@ -50,6 +52,10 @@ def problems(config: ModelConfig) -> Iterator[str]:
             yield f"{name} must be positive or None, not {size}"
     yield from _layer_problems(config)
     yield from _head_problems(config)
+    if config.linear is not None:
+        yield from linear_problems(config.linear, config.num_decoder_layers)
+        if config.num_encoder_layers or not config.num_decoder_layers:
+            yield "linear needs a decoder alone"
     if config.multi_token:
         yield from _multi_token_conflicts(config)
     yield from _number_problems(config)
@@ -95,6 +101,8 @@ def _head_problems(config: ModelConfig) -> Iterator[str]:
         yield from _latent_conflicts(config)
     if config.attention_sinks and config.is_encoder_decoder:
         yield "attention_sinks needs a single stack"
+    if config.attention_gate and config.is_encoder_decoder:
+        yield "attention_gate needs a single stack"
     if config.num_heads % config.kv_heads:
         yield f"num_heads {config.num_heads} is no multiple of num_kv_heads {config.kv_heads}"
     if config.positions == "rotary":
@@ -196,6 +204,8 @@ def _number_problems(config: ModelConfig) -> Iterator[str]:
 def _missing_projections(config: ModelConfig) -> dict[str, str]:
     """Projections that a model lacks, and the module that others have them in."""
     missing = {} if config.gated else {"gate": "MLP"}
+    if not config.attention_gate and config.linear is None:
+        missing["output_gate"] = "attention"
     if config.mla is None:
         return missing | dict.fromkeys(("query_down", "kv_down", "key_rope"), "attention")
     return missing | ({} if config.compresses_queries else {"query_down": "attention"})

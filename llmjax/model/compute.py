@@ -24,7 +24,7 @@ ATTENTION = "attention"
 """Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
 
 PROJECTIONS = (
-    *("query", "key", "value", "out", "gate", "up", "down"),
+    *("query", "key", "value", "output_gate", "out", "gate", "up", "down", "beta", "decay"),
     *("query_down", "kv_down", "key_rope"),
 )
 """Checkpoint names of the results of a layer's projections."""
@@ -103,8 +103,9 @@ class ComputeConfig:
     """What the backward pass recomputes: nothing (none); attention scores (attention); all but the
     results of weight products (dots); everything (full). These keep the output of fused attention.
     Or the names of what is kept, separated by commas, such as query,key,attention. Names are query,
-    key, value, attention, out, gate, up, down, query_down, kv_down, key_rope (of latent attention),
-    and input (of a layer, which is always kept)."""
+    key, value, attention, output_gate, out, gate, up, down, query_down, kv_down, key_rope (of
+    latent attention), beta, decay (of linear attention), and input (of a layer, which is always
+    kept)."""
     offload: tuple[str, ...] = ()
     """Names, as in remat except attention, of what waits for the backward pass in the host's memory
     instead of the device's; for GPUs and TPUs, with a remat other than none and attention."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from llmjax.model.latent import LatentConfig
+from llmjax.model.linear import LinearConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import RopeScaling, Unscaled
@@ -94,8 +95,14 @@ class ModelConfig:
     """Layers without rotary positions, counted from 0 (arXiv:2501.18795)."""
     mla: LatentConfig | None = None
     """Multi-head latent attention: sizes of its projections; None: plain projections."""
+    linear: LinearConfig | None = None
+    """Linear attention in all layers but those it lists (hybrid models); None: in none."""
+    attention_gate: bool = False
+    """Whether a projection of attention's input, through a sigmoid, multiplies its output before
+    the output projection (Qwen3-Next; arXiv:2505.06708)."""
     qkv_bias: bool = False
-    """Biases of the query, key and value projections; in latent attention, of those down."""
+    """Biases of the query, key and value projections, and of attention's gate; in latent attention,
+    of those down."""
     attention_out_bias: bool = False
     """Bias of the attention's output projection."""
     activation_limit: float | None = None
@@ -177,6 +184,14 @@ class ModelConfig:
         if self.mla is not None:
             return self.mla.cache_width
         return self.kv_heads * (self.head_width + self.value_width)
+
+    @property
+    def linear_layers(self) -> tuple[int, ...]:
+        """The decoder's layers with linear attention."""
+        if self.linear is None:
+            return ()
+        others = self.linear.attention_layers
+        return tuple(layer for layer in range(self.num_decoder_layers) if layer not in others)
 
     @property
     def mlp_width(self) -> int:

@@ -1,7 +1,8 @@
 """The layer types of a stack, and the shortest pattern in which they repeat.
 
-Layers may differ in static properties (window, rotation, first norm) and in the shapes of their
-parameters (MLP width). Layers with equal shapes are stacked together as a group.
+Layers may differ in static properties (window, rotation, first norm), in their parameters (of
+linear attention or of softmax attention) and in the shapes of these (MLP width). Layers with equal
+shapes are stacked together as a group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ class LayerType(NamedTuple):
     """Inner width of the MLP; 0 if it is sparse."""
     is_sparse: bool
     """Whether a mixture of experts takes the place of the MLP."""
+    is_linear: bool = False
+    """Whether linear attention takes the place of attention."""
 
 
 class LayerPattern(NamedTuple):
@@ -54,6 +57,7 @@ def layer_types(config: ModelConfig, layers: int) -> tuple[LayerType, ...]:
             attention_norm=config.first_norm or layer > 0,
             mlp_width=0 if layer in sparse else widths[layer],
             is_sparse=layer in sparse,
+            is_linear=layer in config.linear_layers,
         )
         for layer in range(layers)
     )
@@ -76,9 +80,12 @@ def layer_groups(types: Sequence[LayerType]) -> dict[str, tuple[int, ...]]:
     """Groups layers with equal parameter shapes: name -> layer numbers.
 
     The name is "layers" if there is one group, else "layers_" and the MLP's width, or
-    "layers_sparse".
+    "layers_sparse"; with linear attention, "layers_linear_" instead.
     """
-    names = ["sparse" if layer.is_sparse else str(layer.mlp_width) for layer in types]
+    names = [
+        "linear_" * layer.is_linear + ("sparse" if layer.is_sparse else str(layer.mlp_width))
+        for layer in types
+    ]
     if len(set(names)) == 1:
         return {"layers": tuple(range(len(types)))}
     return {

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 
 Target = Literal[
-    "query", "key", "value", "out", "gate", "up", "down", "query_down", "kv_down", "key_rope"
+    "query",
+    "key",
+    "value",
+    "output_gate",
+    "out",
+    "gate",
+    "up",
+    "down",
+    "query_down",
+    "kv_down",
+    "key_rope",
 ]
 
 
@@ -22,8 +32,9 @@ class LoraConfig:
     alpha: float = 16.0
     """Scale of the adapter, divided by the rank."""
     targets: tuple[Target, ...] = ("query", "value")
-    """Projections with adapters, in every layer: query, key, value and out of attention; gate, up
-    and down of the MLP; query_down, kv_down and key_rope of latent attention."""
+    """Projections with adapters, in every layer that has them: query, key, value, output_gate and
+    out of attention, linear or not; gate, up and down of the MLP; query_down, kv_down and key_rope
+    of latent attention."""
     kind: Literal["lora"] = "lora"
 
     @property

@@ -310,6 +310,7 @@ class Model:
         tokens: jax.Array,
         length: int,
         text_lengths: jax.Array | None = None,
+        token_counts: jax.Array | None = None,
     ) -> Cache:
         """Reads prompts into a new cache; for decoder-only models.
 
@@ -321,6 +322,8 @@ class Model:
           tokens: [B, T] int32, T at most `length`; may be padded at the end, as in `decode`.
           length: maximum number of positions, including these.
           text_lengths: as of `init_cache`.
+          token_counts: [B] int32, of the tokens before padding; None: there is no padding. Linear
+            attention, which has no slots to overwrite, needs them.
 
         Raises:
           UserError: as `init_cache`.
@@ -331,7 +334,8 @@ class Model:
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         positions = mesh.reshard(positions, "batch", None)
         is_long = _of_rows(cache.is_long, tokens)
-        context = BlockContext(DECODE, positions, Mask(), is_long=is_long, prefills=True)
+        mask = Mask(self._are_tokens(tokens, token_counts))
+        context = BlockContext(DECODE, positions, mask, is_long=is_long, prefills=True)
         x, unstacked = module.embed(tokens, DECODE), unstacked_layers(params, "decoder")
         _, written, _ = module.decoder(x, context, cache, None, unstacked)
         assert written is not None
@@ -349,7 +353,8 @@ class Model:
         """Runs the decoder on `tokens` at `positions`, and writes them to the cache.
 
         Tokens attend to slots up to their own position, so prompts may be padded at the end:
-        padding fills later slots, which are overwritten before any token attends to them.
+        padding fills later slots, which are overwritten before any token attends to them. Linear
+        attention takes what follows `only` for padding.
 
         Args:
           params: as from `init`.
@@ -366,7 +371,9 @@ class Model:
         if self.config.is_encoder_decoder:
             encoded_mask = Mask(None, cache.encoder_segments, causal=False)
         module = self._module(params)
-        is_long, mask = _of_rows(cache.is_long, tokens), Mask(index=positions)
+        is_long = _of_rows(cache.is_long, tokens)
+        counts = None if only is None or tokens.shape[1] == 1 else only + 1
+        mask = Mask(self._are_tokens(tokens, counts), index=positions)
         context = BlockContext(DECODE, positions, mask, encoded_mask=encoded_mask, is_long=is_long)
         x = module.embed(tokens, DECODE)
         unstacked = unstacked_layers(params, "decoder")
@@ -375,6 +382,14 @@ class Model:
         if only is not None:
             x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
         return self._logits(params, x, DECODE), written
+
+    def _are_tokens(self, tokens: jax.Array, counts: jax.Array | None) -> jax.Array | None:
+        """Segments [B, T] int32, 0 for padding, of so many tokens of each row before padding; None
+        if there is none, or if no layer has a use for them."""
+        if self.config.linear is None or counts is None:
+            return None
+        counts = mesh.reshard(jnp.asarray(counts), "batch")
+        return (jnp.arange(tokens.shape[1]) < counts[:, None]).astype(jnp.int32)
 
     def _module(self, params: Params) -> Transformer:
         """Builds the module from its parameters, without layers that are unstacked."""

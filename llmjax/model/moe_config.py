@@ -56,7 +56,8 @@ class MoEConfig:
     """Whether that is multiplied by the sigmoid of a projection of the token (Qwen2-MoE)."""
     balance_loss: float = 0.0
     """Weight of the auxiliary loss N sum_i f_i P_i, where f_i is the number of tokens that chose
-    expert i and P_i its mean score, both per token of the batch (arXiv:2101.03961, equation 4)."""
+    expert i and P_i its mean score, both per token of the batch, or of a microbatch with
+    `optimizer.accumulate` (arXiv:2101.03961, equation 4)."""
     z_loss: float = 0.0
     """Weight of the mean squared log-sum-exp of the router's logits (arXiv:2202.08906)."""
     capacity_factor: float | None = None

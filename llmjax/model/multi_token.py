@@ -31,7 +31,7 @@ class MultiTokenModule(nnx.Module):
         self.hidden_norm, self.token_norm = Norm(config, d), Norm(config, d)
         self.from_hidden, self.from_token = half(), half()
         # Dense; and adapters are of what inference uses.
-        plain = replace(config, lora=None, moe=None, layer_d_ff=())
+        plain = replace(config, lora=None, moe=None, linear=None, layer_d_ff=())
         self.stack = Stack(plain, compute, layers=1, cross=False, rngs=rngs)
 
     def __call__(

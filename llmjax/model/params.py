@@ -100,7 +100,8 @@ def check_mesh(config: ModelConfig, compute: ComputeConfig) -> None:
 
     Raises:
       UserError: its layers do not divide over the stages, or names all parameters that do not, or
-        there are devices for experts and it has none.
+        there are devices for experts and it has none, or for the length and it has linear
+        attention.
     """
     if mesh.is_split("experts") and config.moe is None:
         name, reason = (
@@ -113,6 +114,10 @@ def check_mesh(config: ModelConfig, compute: ComputeConfig) -> None:
 
 def check_split(config: ModelConfig, compute: ComputeConfig) -> None:
     """As `check_mesh`, of a model that only lends its parameters to one that may have experts."""
+    if mesh.is_split("length") and config.linear is not None:
+        name = f"mesh.sequence={mesh.parts('length')}"
+        reason = "linear attention (model.linear) does not split rows along their length"
+        raise UserError(name, reason, "split the batch with mesh.fsdp, or heads with mesh.tensor")
     check_stages(config, compute, mesh.parts("layers"))
     param_specs(config, compute).check_divides()
 

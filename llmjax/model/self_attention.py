@@ -78,6 +78,8 @@ class Attention(nnx.Module):
             lora=adapter(config, "out"),
             name="out",
         )
+        if config.attention_gate:
+            self.output_gate = project("output_gate", config.num_heads, "heads")
         if config.attention_sinks:
             self.sinks = normal(rngs, (config.num_heads,), ("heads",), compute.init_std)
         if config.qk_norm:
@@ -111,7 +113,9 @@ class Attention(nnx.Module):
             else:
                 cache = cache.fill(layer, *kv)
         mask = replace(context.mask, window=layer_type.window)
-        return self.mix(q, kv, mask, context.sharding, context.bias, cached=steps), cache
+        gate = self.output_gate(x, context.sharding.heads()) if self.config.attention_gate else None
+        bias = context.bias
+        return self.mix(q, kv, mask, context.sharding, bias, gate, cached=steps), cache
 
     def cross(
         self, x: jax.Array, context: BlockContext, cache: Cache | None, layer: int | None
@@ -162,16 +166,22 @@ class Attention(nnx.Module):
         mask: Mask,
         sharding: ActivationSharding,
         bias: jax.Array | None = None,
+        gate: jax.Array | None = None,
         *,
         cached: bool = False,
     ) -> jax.Array:
-        """Attends and projects: [B, T, H, K] -> [B, T, D], split like the residual stream."""
+        """Attends and projects: [B, T, H, K] -> [B, T, D], split like the residual stream.
+
+        `gate`: [B, T, H, K], whose sigmoid multiplies the output.
+        """
         softcap = self.config.attention_softcap
         inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias, self._sinks(q.shape[0]))
         if cached:
             out = attention.attend_cached(inputs, self.compute.attention)
         else:
             out = attend(inputs, self.compute)
+        if gate is not None:
+            out = out * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(out.dtype)
         return self.out(out, sharding.stream())
 
 

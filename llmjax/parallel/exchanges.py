@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
-from llmjax.parallel.steps import common, scatter_steps
+from llmjax.parallel.steps import common, names_of, scatter_steps
 
 Tree = TypeVar("Tree")
 
@@ -52,7 +52,12 @@ def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
     Dimensions that `axes` splits over summed devices are scattered, so that each device receives
     its part only; other dimensions of `x` must already be split by `axes`.
     """
-    remaining = [name for axis in over for name in mesh.mesh_axes(axis)]
+    return _scattered(x, [name for axis in over for name in mesh.mesh_axes(axis)], axes)
+
+
+def _scattered(x: jax.Array, over: Sequence[str], axes: Axes) -> jax.Array:
+    """`reduce_scatter` over mesh axes."""
+    remaining = list(over)
     for dimension, axis in enumerate(axes):
         shared = tuple(name for name in mesh.mesh_axes(axis) if name in remaining)
         for names in _stages(shared):
@@ -93,6 +98,14 @@ def sum_over_rows(
         jax.sharding.reshard(operand, PartitionSpec(*shared, *spec[rows:]))
         for operand, spec in zip((x, y), specs, strict=True)
     )
+    if mesh.is_in_pipeline():
+        # Sums of devices that are not added yet cannot be written beside the axes of a pipeline.
+        over = [name for part in shared for name in names_of(part)]
+        parts = [jax.typeof(operand).sharding.spec for operand in (x, y)]
+        run = mesh.per_device(
+            lambda x, y: (_scattered(product(x, y, None), over, axes),), parts, (axes,)
+        )
+        return run(x, y)[0]
     first, *rest = scatter_steps(shared, target, mesh.stepwise())
     result = product(x, y, first)
     for spec in rest:

@@ -182,6 +182,11 @@ def _pipeline_axes() -> frozenset[str]:
     return frozenset(mesh.manual_axes)
 
 
+def is_in_pipeline() -> bool:
+    """Whether the code being traced is a stage of a pipeline, with devices of its own."""
+    return bool(_pipeline_axes())
+
+
 def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
     """The names in `mesh` of all mesh axes that split a logical axis.
 
@@ -196,10 +201,7 @@ def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[s
 
 def stepwise() -> frozenset[str]:
     """The axes of the current mesh that split stored weights, if there are several: collectives
-    over them go from one to the next (see `SUB_AXES`). None in a pipeline, whose stages cannot have
-    the sums that are left over in between."""
-    if _pipeline_axes():
-        return frozenset()
+    over them go from one to the next (see `SUB_AXES`)."""
     sizes = jax.sharding.get_abstract_mesh().shape
     names = [name for name in _names("embed") if sizes.get(name, 1) > 1]
     return frozenset(names if len(names) > 1 else ())

@@ -101,9 +101,8 @@ def run(
     names = mesh.mesh_axes("layers")
     first, last = PartitionSpec(names), PartitionSpec()
 
-    if schedule.rounds == 1:
-        of_round = _only_round(compute)
-    else:
+    of_round = compute
+    if schedule.rounds > 1:
         of_round = jax.checkpoint(
             _one_round(compute, schedule.stages), policy=policy, prevent_cse=False
         )
@@ -119,16 +118,25 @@ def run(
     pipeline = jax.shard_map(
         local, in_specs=specs, out_specs=(first, last), axis_names=set(names), check_vma=False
     )
-    return pipeline(layers, x, rows, shared)
+    return pipeline(jax.tree.map(_stored, layers), x, rows, shared)
 
 
-def _only_round(compute: Compute) -> Compute:
-    """`Compute` of a stage's groups, of which there is one."""
+@jax.custom_vjp
+def _stored(leaf: jax.Array) -> jax.Array:
+    """The same; its gradient is kept as it is split.
 
-    def run(groups: Tree, x: jax.Array, rows: Tree, shared: Tree, slot: Slot) -> tuple:
-        return compute(jax.tree.map(lambda leaf: leaf[0], groups), x, rows, shared, slot)
+    At the border of a `shard_map` over some mesh axes, JAX takes arrays as not split over the
+    others. Compilers leave out the gather if it is sliced at once, but not if what uses it is fused
+    with the slice: then all gradients of a stage would be gathered.
+    """
+    return leaf
 
-    return run
+
+def _stored_backward(_: None, dy: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.optimization_barrier(dy),)
+
+
+_stored.defvjp(lambda leaf: (leaf, None), _stored_backward)
 
 
 def _one_round(compute: Compute, stages: int) -> Compute:
@@ -147,15 +155,16 @@ def _one_round(compute: Compute, stages: int) -> Compute:
 
 
 def _own_groups(leaf: jax.Array, names: Names, schedule: Schedule) -> jax.Array:
-    """The layers of this stage's groups, [rounds, layers, ...], of its part of all layers.
+    """The layers of this stage's groups, [rounds, layers, ...], of its part of all layers; without
+    the first dimension if there is one round.
 
     Stored layers are in order, so a stage's part is consecutive groups, which go to the stages in
     turn: in each of `rounds` exchanges, every stage sends one of its groups and receives one.
     """
     stages, rounds = schedule.stages, schedule.rounds
-    stored = leaf.reshape(rounds, len(leaf) // rounds, *leaf.shape[1:])
     if rounds == 1:
-        return stored
+        return leaf
+    stored = leaf.reshape(rounds, len(leaf) // rounds, *leaf.shape[1:])
     place, own = jax.lax.axis_index(names), jnp.zeros_like(stored)
     for sent, targets, kept in _exchanges(stages, rounds):
         group = _at(stored, jnp.array(sent)[place])
@@ -206,7 +215,7 @@ def _circulate(
 
     Args:
       compute: the slot's group of this stage's.
-      groups: arrays [rounds, layers, ...], this stage's.
+      groups: this stage's, as of `_own_groups`.
       belt: [parts, B, ...], this stage's microbatches.
       rows: arrays [microbatches, B, ...].
       shared: as of `run`.

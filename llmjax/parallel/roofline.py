@@ -17,18 +17,21 @@ class Efficiency:
 
     products: float
     """In large matrix products."""
+    grouped: float
+    """In grouped products, each row of which has the matrix of its expert."""
     attention: float
     """In fused attention, of the FLOPs that are not masked."""
 
 
-TPU = Efficiency(products=0.9, attention=0.5)
+TPU = Efficiency(products=0.9, grouped=0.6, attention=0.5)
 """Products: what compilers estimate for Llama 8B on v5e (0.87 to 1.0). Attention: splash kernels
-reach 0.4 to 0.6."""
-BIG_MXU = Efficiency(products=0.62, attention=0.4)
+reach 0.4 to 0.6. Grouped products: chosen by what MaxText publishes for Mixtral 8x7B on 256 v5p."""
+BIG_MXU = Efficiency(products=0.62, grouped=0.4, attention=0.4)
 """Of v6e and v7x, whose matrix units are 256 wide, twice as wide as most heads. Chosen by what
 MaxText publishes for Llama 8B on 256 v6e."""
-GPU = Efficiency(products=0.6, attention=0.4)
-"""Chosen by what torchtitan publishes for Llama 8B, at the power limit of its H100."""
+GPU = Efficiency(products=0.6, grouped=0.4, attention=0.4)
+"""Chosen by what torchtitan publishes for Llama 8B, at the power limit of its H100; that of grouped
+products in the proportion of TPUs."""
 
 EFFICIENCY: dict[str, Efficiency] = {"v6e": BIG_MXU, "v7x": BIG_MXU}
 """Of single chips, by name."""
@@ -72,6 +75,8 @@ class StepTime:
     transfers: tuple[Transfer, ...] = ()
     narrow: float = 0.0
     """Of `products`: those with operands of 8 bits."""
+    grouped: float = 0.0
+    """Of `products`: those of experts."""
     bubble: float = 0.0
     """In which a stage of a pipeline waits for microbatches; 0 if in `products`."""
 
@@ -112,6 +117,11 @@ def product_seconds(chip: Chip, flops: float, dtype: NarrowDtype | None = None) 
     """
     peak = chip.flops if dtype is None else chip.narrow_flops(dtype) or chip.flops
     return flops / (peak * efficiency_of(chip).products)
+
+
+def grouped_seconds(chip: Chip, flops: float) -> float:
+    """Seconds of grouped products."""
+    return flops / (chip.flops * efficiency_of(chip).grouped)
 
 
 def attention_seconds(chip: Chip, flops: float, efficiency: float | None = None) -> float:

@@ -15,8 +15,8 @@ def gather_steps(
     Each of the mesh axes `stepwise` that splits `source` and not `target` is gathered in a step of
     its own, innermost first, so that each device has a contiguous part after every step.
     """
-    parts = [_names(part) for part in source]
-    kept = {name for part in target for name in _names(part)}
+    parts = [names_of(part) for part in source]
+    kept = {name for part in target for name in names_of(part)}
     gathered = [name for part in parts for name in part if name in stepwise and name not in kept]
     steps = []
     for name in gathered[:0:-1]:
@@ -38,8 +38,8 @@ def scatter_steps(
       target: the partition of the result.
       stepwise: mesh axes.
     """
-    summed = [name for part in rows for name in _names(part)]
-    parts = [_names(part) for part in target]
+    summed = [name for part in rows for name in names_of(part)]
+    parts = [names_of(part) for part in target]
     scattered = [name for part in parts for name in part if name in summed]
     steps = []
     for count in range(len(scattered) + 1):
@@ -54,7 +54,7 @@ def scatter_steps(
 
 def common(a: Sequence[Part], b: Sequence[Part]) -> list[Part]:
     """The mesh axes that split both of two arrays, dimension by dimension."""
-    pairs = zip(map(_names, a), map(_names, b), strict=True)
+    pairs = zip(map(names_of, a), map(names_of, b), strict=True)
     return [_part(tuple(name for name in x if name in y)) for x, y in pairs]
 
 
@@ -66,7 +66,7 @@ def leading_steps(
     Each step moves one mesh axis, innermost first, and is therefore an all-to-all; the last step
     adds unused axes and only slices. Reverse the list to return.
     """
-    parts = [_names(part) for part in (*source, *[None] * (ndim - len(source)))]
+    parts = [names_of(part) for part in (*source, *[None] * (ndim - len(source)))]
     specs = [PartitionSpec(*parts)]
     for part in range(1, ndim):
         while parts[part]:
@@ -77,7 +77,7 @@ def leading_steps(
     return [*specs, PartitionSpec(*parts)]
 
 
-def _names(part: Part) -> tuple[str, ...]:
+def names_of(part: Part) -> tuple[str, ...]:
     """The mesh axes of one part of a partition."""
     return (part,) if isinstance(part, str) else tuple(part or ())
 

@@ -74,6 +74,8 @@ def figures(
             _small(history, f"expert_load_{name}", f"Load of {words}", "of the mean", smooth=False)
             for name, words in (("max", "the fullest expert"), ("min", "the emptiest expert"))
         ),
+        _small(history, "router_entropy", "Entropy of the router", "nats"),
+        _small(history, "expert_dropped_share", "Tokens dropped by experts", "%", scale=100),
         _small(history, "tokens_per_second", "Throughput", "tokens per second", zero=True),
         _small(
             history, "data_wait_share", "Waiting for data", "% of the time", scale=100, zero=True

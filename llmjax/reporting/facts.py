@@ -47,6 +47,10 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
         heads += f", values {model.value_width}, of {model.cache_width} numbers per token"
     elif model.kv_heads != model.num_heads:
         heads += f", {model.kv_heads} for keys and values"
+    if model.linear is not None:
+        size = f"{model.linear.key_head_dim} by {model.linear.value_head_dim}"
+        states = f"{model.linear.value_heads} states of {size}"
+        heads += f"; {len(model.linear_layers)} layers with linear attention, {states}"
     mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
     if model.moe is not None:
         mlp += (

@@ -1,10 +1,10 @@
 """Cuts documents into passages that a model embeds whole."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from llmjax.data.text.sentences import sentences
+from llmjax.data.text.sentences import CountTokens, fitting, sentences
 from llmjax.retrieval.document import Block, Place
 
 GROUP = 64
@@ -13,9 +13,6 @@ BETWEEN = "\n\n"
 """Between blocks of one passage."""
 HEADING_SHARE = 4
 """A heading may take this part of a passage's tokens: a quarter."""
-
-CountTokens = Callable[[Sequence[str]], list[int]]
-"""The number of tokens of each text."""
 
 
 class Passage(NamedTuple):
@@ -93,28 +90,12 @@ def _units(blocks: Iterable[Block], count: CountTokens, limit: int) -> Iterator[
 def _pieces(text: str, place: Place, count: CountTokens, space: int) -> Iterator[_Unit]:
     line, joint = place.line, BETWEEN
     for sentence in sentences(text):
-        for piece, size in _fitting(sentence, count, space):
+        for piece, size in fitting(sentence, count, space):
             last = None if line is None else line + piece.rstrip().count("\n")
             with_joint = size + count([joint])[0]
             yield _Unit(piece, joint, with_joint, place._replace(line=line, last_line=last))
             line = None if line is None else line + piece.count("\n")
             joint = ""
-
-
-def _fitting(text: str, count: CountTokens, space: int) -> Iterator[tuple[str, int]]:
-    """Halve a text near the middle until each piece fits, or is a single character."""
-    stack = [text]
-    while stack:
-        piece = stack.pop()
-        (size,) = count([piece])
-        if size <= space or len(piece) == 1:
-            yield piece, size
-            continue
-        middle = len(piece) // 2
-        spaces = (piece.rfind(" ", 0, middle) + 1, piece.find(" ", middle) + 1)
-        near = [cut for cut in spaces if len(piece) / 4 < cut < len(piece) * 3 / 4]
-        cut = min(near, key=lambda index: abs(index - middle), default=middle)
-        stack += [piece[cut:], piece[:cut]]
 
 
 def _shortened(heading: str, count: CountTokens, limit: int) -> str:

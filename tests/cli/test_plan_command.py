@@ -22,7 +22,14 @@ def test_a_page_and_its_data(capsys):
     words = ("--topology", "v5e:2x2", "--tokens", "1e9", "--price", "2.5")
     found = planned(capsys, *words)
     assert found["depth"] == "analytic"
-    assert found["mesh"] == {"data": 1, "stage": 1, "fsdp": 4, "sequence": 1, "tensor": 1}
+    assert found["mesh"] == {
+        "data": 1,
+        "stage": 1,
+        "fsdp": 4,
+        "expert": 1,
+        "sequence": 1,
+        "tensor": 1,
+    }
     assert found["memory"]["fits"] is True
     assert found["days"] == pytest.approx(1e9 / found["tokens_per_second"] / 86_400)
     assert found["cost"] == pytest.approx(found["days"] * 24 * 4 * 2.5)

@@ -6,7 +6,7 @@ import numpy as np
 
 from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.config import NAMES
-from llmjax.convert.gguf.reading import TABLES
+from llmjax.convert.gguf.tensors import TABLES
 from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig

@@ -11,7 +11,8 @@ from gguf_files import KEYS, SIZES, file_tensors, model_of, write
 
 from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.file import open_file
-from llmjax.convert.gguf.reading import open_gguf, rotary_pairs
+from llmjax.convert.gguf.reading import open_gguf
+from llmjax.convert.gguf.tensors import rotary_pairs
 from llmjax.convert.hf.mapping import BoundTable, read_params
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -127,7 +128,7 @@ def test_rope_scaling_of_each_kind(tmp_path):
 def test_refuses_what_it_does_not_know(tmp_path):
     for keys, match in (
         ({"attention.clamp_kqv": 8.0}, "attention.clamp_kqv"),
-        ({"expert_count": 8}, "mixture of experts"),
+        ({"expert_count": 8}, "expert_used_count is missing"),
         ({"block_count": -0.5}, "block_count"),
         ({"block_count": 2**31 - 1}, "layers"),
         ({"embedding_length": 2**31 - 1}, "embed_tokens|hidden_size"),

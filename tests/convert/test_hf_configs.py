@@ -170,6 +170,15 @@ PUBLISHED = {
         rms_norm_eps=1e-06, rope_scaling=None, rope_theta=1000000.0, router_aux_loss_coef=0.001,
         sliding_window=None, use_sliding_window=False, tie_word_embeddings=False,
     ),
+    "Qwen3-Next": decoder(
+        "qwen3_next", decoder_sparse_step=1, full_attention_interval=4, head_dim=256,
+        hidden_act="silu", linear_conv_kernel_dim=4, linear_key_head_dim=16,
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_value_head_dim=16,
+        mlp_only_layers=[], moe_intermediate_size=64, norm_topk_prob=True, num_experts=16,
+        num_experts_per_tok=10, num_key_value_heads=2, output_router_logits=False,
+        partial_rotary_factor=0.25, rms_norm_eps=1e-06, rope_scaling=None, rope_theta=10000000,
+        router_aux_loss_coef=0.001, shared_expert_intermediate_size=64, tie_word_embeddings=False,
+    ),
     "OLMoE": decoder(
         "olmoe", attention_bias=False, clip_qkv=None, hidden_act="silu", norm_topk_prob=False,
         num_experts=64, num_experts_per_tok=8, num_key_value_heads=4, output_router_logits=False,

@@ -12,6 +12,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
+from llmjax.model.linear import LinearConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.model.rope import YarnScaling
@@ -64,6 +65,12 @@ MLA = replace(
     mla=LatentConfig(kv_rank=16, query_rank=8, nope_head_dim=6, rope_head_dim=4, value_head_dim=5),
     rope_interleaved=True,
     rope_scaling=YarnScaling(4.0, 8, mscale=1.0, mscale_all_dim=0.8),
+)
+HYBRID = replace(
+    LLAMA,
+    num_decoder_layers=4,
+    attention_gate=True,
+    linear=LinearConfig(2, 4, 6, 5, 3, attention_layers=(1, 3)),
 )
 FLOAT32 = ComputeConfig()
 KINDS = {"llama": LLAMA, "gpt": GPT, "bert": BERT, "both": BOTH}

@@ -14,6 +14,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
+from llmjax.model.linear import LinearConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.moe_config import MoEConfig
@@ -55,6 +56,8 @@ OTHER = {
     "rope_interleaved": True,
     "unrotated_layers": (0,),
     "mla": LatentConfig(8, None, 4, 2, 4),
+    "linear": LinearConfig(2, 4, 4, 4, 2, attention_layers=(1,)),
+    "attention_gate": True,
     "qkv_bias": True,
     "attention_out_bias": True,
     "activation_limit": 0.5,
@@ -107,6 +110,8 @@ NEEDS = {
     "multi_token": {"num_encoder_layers": 0},
     "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
+    "linear": {"num_encoder_layers": 0},
+    "attention_gate": {"num_encoder_layers": 0},
     "max_length": {"positions": "learned"},
     "layer_d_ff": {"num_encoder_layers": 2},
     "first_position": {"positions": "learned"},

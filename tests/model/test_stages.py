@@ -20,6 +20,7 @@ from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel import mesh
 from llmjax.parallel.collectives import collectives
 from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.parallel.topology import Factors
 from llmjax.state import TrainState
 from llmjax.step import make_train_step
 
@@ -77,6 +78,23 @@ def test_a_step(case):
     for each in between:
         assert each.kind != "all-gather" or each.nbytes < layer, "weights are not gathered"
     assert any(each.kind == "collective-permute" for each in between)
+
+
+def test_stages_beside_an_axis_split_into_several_mesh_axes():
+    """fsdp through three dimensions of a torus, whose gradients are scattered one after another."""
+    model, params = make(PLAIN, ComputeConfig())
+    rows = jax.tree.map(np.asarray, batch(PLAIN, ROWS))
+
+    def gradients(params, rows):
+        return jax.grad(lambda p: token_loss(model, p, rows).objective)(params)
+
+    expected = jax.jit(gradients)(params, rows)
+    places = np.array(jax.devices()[:8]).reshape(1, 2, 4, 1, 1, 1)
+    devices = mesh.mesh_of(places, {"fsdp": Factors(1, (2, 1, 2))})
+    with jax.set_mesh(devices):
+        rows = {k: mesh.place(v, devices, "batch", "length") for k, v in rows.items()}
+        found = jax.jit(gradients)(placed(params, model), rows)
+    assert_close(jax.device_get(found), jax.device_get(expected), 1e-5)
 
 
 def test_decoding_gathers_layers():

@@ -3,7 +3,7 @@
 import pytest
 
 from llmjax.parallel.chips import CHIPS
-from llmjax.parallel.cycles import estimated_cycles, splash_products
+from llmjax.parallel.cycles import estimated_cycles, grouped_flops, splash_products
 from llmjax.parallel.hlo import Program
 from llmjax.parallel.roofline import StepTime, Transfer, attention_flops, cycle_seconds
 
@@ -47,6 +47,36 @@ def test_cycles_count_loops_and_each_fusion_once():
     assert cycle_seconds(V5E, 1.503e9) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="clock"):
         cycle_seconds(CHIPS["h100"], 1.0)
+
+
+GROUPED = """HloModule step
+
+%body (arg: (s32[])) -> (s32[]) {
+  %ragged-dot-none.1 = f32[8]{0} custom-call(%arg), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"70"}}}
+}
+
+%four (arg: (s32[])) -> pred[] {
+  %limit = s32[] constant(4)
+}
+
+%further (arg: (s32[])) -> pred[] {
+  %below = pred[] compare(%arg, %number), direction=LT
+}
+
+ENTRY %main (p0: f32[8]) -> f32[8] {
+  %layers = (s32[]) while(%p0), condition=%four, body=%body
+  %rounds = (s32[]) while(%p0), condition=%further, body=%body
+  %tgmm.3 = f32[8]{0} custom-call(%p0), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"5"}}}
+  %other.1 = f32[8]{0} custom-call(%p0), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"900"}}}
+}
+"""
+
+
+def test_grouped_products_count_loops_but_not_those_whose_length_the_data_decide():
+    assert grouped_flops(Program(GROUPED)) == 4 * 70 + 5
 
 
 def test_attention_of_a_causal_row():

@@ -40,6 +40,16 @@ def test_evaluations_alone_are_enough(maker):
     assert "No training step has been logged" in text
 
 
+def test_a_sparse_run_shows_its_routers(maker):
+    titles = ("Load of the fullest expert", "Entropy of the router", "Tokens dropped by experts")
+    lines = [train_line(step) for step in range(1, 50)]
+    dense = page(maker.write(lines)).text
+    routers = {"expert_load_max": 1.5, "router_entropy": 1.2, "expert_dropped_share": 0.04}
+    sparse = page(maker.write([line | routers for line in lines])).text
+    assert [title in dense for title in titles] == [False] * 3
+    assert [title in sparse for title in titles] == [True] * 3
+
+
 def test_values_that_are_not_finite_leave_gaps_and_a_warning(maker):
     lines = [train_line(step) for step in range(1, 101)]
     for step in (40, 41):

@@ -66,16 +66,14 @@ def bert_rows(base: str) -> tuple[NameRow, ...]:
     )
 
 
-def head_rows(dense_name: str, norm_name: str, unembedding: str, bias: str) -> tuple[NameRow, ...]:
+def head_rows(dense_name: str, norm_name: str, lm_head: str, bias: str) -> tuple[NameRow, ...]:
     """Name rows of a masked-language-model head; `bias` is that of a head tied to the embedding."""
     return (
         *dense("transform.dense", dense_name, DENSE),
         *norm("transform.norm", norm_name),
-        NameRow("unembedding", f"{unembedding}.weight", EMBEDDING),
+        NameRow("unembedding", f"{lm_head}.weight", EMBEDDING),
         NameRow("unembedding_bias", bias, VOCABULARY, only=("tie_embeddings", True)),
-        NameRow(
-            "unembedding_bias", f"{unembedding}.bias", VOCABULARY, only=("tie_embeddings", False)
-        ),
+        NameRow("unembedding_bias", f"{lm_head}.bias", VOCABULARY, only=("tie_embeddings", False)),
     )
 
 

@@ -75,12 +75,15 @@ NORMS_AROUND = (
 )
 
 
-def decoder_table(*rows: NameRow) -> NameTable:
-    """A name table of embedding, final norm and LM head under these families' names, and `rows`."""
+def decoder_table(*rows: NameRow, ignorable: tuple[str, ...] = ()) -> NameTable:
+    """A name table of embedding, final norm and LM head under these families' names, and `rows`.
+
+    `ignorable`: further tensors to ignore.
+    """
     return NameTable(
         rows=(*ENDS, *rows),
         prefix="model.",
-        ignorable=(r"rotary_emb\.inv_freq$",),
+        ignorable=(r"rotary_emb\.inv_freq$", *ignorable),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     )
 

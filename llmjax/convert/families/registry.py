@@ -27,6 +27,7 @@ _REGISTRY: Registry[Family] = Registry(
         "mixtral": "llmjax.convert.families.moe:MIXTRAL",
         "phimoe": "llmjax.convert.families.moe:PHIMOE",
         "qwen3_moe": "llmjax.convert.families.moe:QWEN3_MOE",
+        "qwen3_next": "llmjax.convert.families.qwen_next:QWEN3_NEXT",
         "qwen2_moe": "llmjax.convert.families.moe:QWEN2_MOE",
         "olmoe": "llmjax.convert.families.moe:OLMOE",
         "glm4_moe": "llmjax.convert.families.moe:GLM4_MOE",

@@ -7,6 +7,7 @@ model's outputs.
 from collections.abc import Callable
 from typing import Any
 
+from llmjax.convert.gguf.expert_keys import SIGMOID, read_experts, read_latent
 from llmjax.convert.gguf.file import GgufFile
 from llmjax.convert.gguf.metadata import Metadata, read_rope_scaling
 from llmjax.errors import UserError
@@ -27,12 +28,29 @@ NAMES = {
     "starcoder2": ("starcoder2", "Starcoder2ForCausalLM"),
     "gpt2": ("gpt2", "GPT2LMHeadModel"),
     "gptneox": ("gpt_neox", "GPTNeoXForCausalLM"),
+    "qwen2moe": ("qwen2_moe", "Qwen2MoeForCausalLM"),
+    "qwen3moe": ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    "olmoe": ("olmoe", "OlmoeForCausalLM"),
+    "granitemoe": ("granitemoe", "GraniteMoeForCausalLM"),
+    "glm4moe": ("glm4_moe", "Glm4MoeForCausalLM"),
+    "gpt-oss": ("gpt_oss", "GptOssForCausalLM"),
+    "deepseek2": ("deepseek_v2", "DeepseekV2ForCausalLM"),
 }
-"""Architecture in GGUF -> Transformers' model_type and class."""
+"""Architecture in GGUF -> Transformers' model_type and class. Files of llama with experts are
+Mixtral, those of deepseek2 with sigmoid scores DeepSeek V3."""
 
-WITHOUT_HEAD_DIM = ("granite", "olmo2", "phi3", "qwen2", "smollm3")
+WITHOUT_HEAD_DIM = (
+    "granite",
+    "granitemoe",
+    "olmo2",
+    "olmoe",
+    "phi3",
+    "qwen2",
+    "qwen2moe",
+    "smollm3",
+)
 """Architectures whose config.json has no head_dim: it is hidden_size / heads."""
-WITHOUT_BIAS_FIELD = ("phi3", "qwen2")
+WITHOUT_BIAS_FIELD = ("phi3", "qwen2", "qwen2moe")
 """Architectures whose config.json has no attention_bias."""
 
 WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}
@@ -69,6 +87,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "starcoder2": _starcoder2,
         "command-r": _cohere,
         "cohere2": _cohere,
+        "deepseek2": _deepseek,
     }
     config |= specific.get(metadata.architecture, _llama_like)(metadata)
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
@@ -108,10 +127,19 @@ def _sizes(metadata: Metadata) -> dict[str, Any]:
     return {
         "max_position_embeddings": metadata.integer("context_length"),
         "hidden_size": metadata.integer("embedding_length"),
-        "num_hidden_layers": metadata.integer("block_count"),
+        "num_hidden_layers": decoder_layers(metadata),
         "num_attention_heads": metadata.integer("attention.head_count"),
         "intermediate_size": metadata.integer("feed_forward_length"),
     }
+
+
+def decoder_layers(metadata: Metadata) -> int:
+    """The number of layers without those, at the end, for tokens after next."""
+    layers = metadata.integer("block_count")
+    further = metadata.get("nextn_predict_layers", 0)
+    if not isinstance(further, int) or not 0 <= further < layers:
+        metadata.fail(f"states {further!r} layers for tokens after next of {layers}")
+    return layers - further
 
 
 def _grouped(metadata: Metadata) -> dict[str, Any]:
@@ -170,6 +198,18 @@ def _cohere(metadata: Metadata) -> dict[str, Any]:
     return config | {"use_qk_norm": "blk.0.attn_q_norm.weight" in metadata.file.tensors}
 
 
+def _deepseek(metadata: Metadata) -> dict[str, Any]:
+    config = _sizes(metadata) | {
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
+        "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
+        "hidden_act": "silu",
+    }
+    metadata.get("attention.head_count_kv")  # as many as queries, or the one that they share
+    width = metadata.integer("rope.dimension_count")
+    config["rope_scaling"] = read_rope_scaling(metadata, config, width)
+    return config | read_latent(metadata, config)
+
+
 def _llama_like(metadata: Metadata) -> dict[str, Any]:
     sizes, rotated = _grouped(metadata), metadata.get("rope.dimension_count")
     width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
@@ -182,10 +222,8 @@ def _llama_like(metadata: Metadata) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
     }
-    if metadata.get("expert_count", 0):
-        metadata.fail("is a mixture of experts, which is not supported")
     if rotated not in (None, head):
-        if metadata.architecture != "phi3":
+        if metadata.architecture not in ("phi3", "glm4moe"):
             metadata.fail(
                 f"rotates {rotated} of {head} dimensions, which {metadata.architecture} cannot"
             )
@@ -195,6 +233,7 @@ def _llama_like(metadata: Metadata) -> dict[str, Any]:
         metadata.fail(f"has heads of {head}, which {metadata.architecture} cannot")
     if metadata.architecture in WITHOUT_BIAS_FIELD:
         del config["attention_bias"]
+    config |= read_experts(metadata)
     return config | _specific(metadata, config)
 
 
@@ -202,21 +241,31 @@ def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
     """The fields of only some architectures."""
     layers = config["num_hidden_layers"]
     match metadata.architecture:
+        case "llama" if "num_local_experts" in config:
+            return _mixtral(metadata, config)
         case "llama":
             return {"mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors}
         case "granite":
             return {
+                **_granite_factors(metadata),
                 "mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors,
-                "embedding_multiplier": metadata.number("embedding_scale", 1.0),
-                "residual_multiplier": metadata.number("residual_scale", 1.0),
-                "attention_multiplier": metadata.number("attention.scale", 1.0),
-                "logits_scaling": metadata.number("logit_scale", 1.0),
             }
+        case "granitemoe":
+            return _granite_factors(metadata)
         case "smollm3":
             rotated = [int((layer + 1) % 4 != 0) for layer in range(layers)]
             return {"no_rope_layers": rotated, "use_sliding_window": False}
-        case "qwen2" | "qwen3":
+        case "qwen2" | "qwen3" | "qwen3moe":
             return {"use_sliding_window": False}
+        case "qwen2moe":
+            bias = "blk.0.attn_q.bias" in metadata.file.tensors
+            return {"use_sliding_window": False, "qkv_bias": bias}
+        case "olmoe":
+            return {"clip_qkv": None}
+        case "glm4moe":
+            return _glm(metadata)
+        case "gpt-oss":
+            return {"sliding_window": metadata.integer("attention.sliding_window")}
         case "phi3":
             window = metadata.get("attention.sliding_window")
             original = metadata.get("rope.scaling.original_context_length")
@@ -228,6 +277,28 @@ def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
         case "gemma" | "gemma2" | "gemma3":
             return _gemma(metadata, config)
     return {}
+
+
+def _granite_factors(metadata: Metadata) -> dict[str, Any]:
+    return {
+        "embedding_multiplier": metadata.number("embedding_scale", 1.0),
+        "residual_multiplier": metadata.number("residual_scale", 1.0),
+        "attention_multiplier": metadata.number("attention.scale", 1.0),
+        "logits_scaling": metadata.number("logit_scale", 1.0),
+    }
+
+
+def _mixtral(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+    if config.pop("attention_bias"):
+        metadata.fail("has experts and biases of its attention, which Mixtral does not have")
+    names = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
+    return names | {"sliding_window": None}
+
+
+def _glm(metadata: Metadata) -> dict[str, Any]:
+    if metadata.get("expert_gating_func", SIGMOID) != SIGMOID:
+        metadata.fail("weighs experts by another rule than GLM 4.5")
+    return {"use_qk_norm": "blk.0.attn_q_norm.weight" in metadata.file.tensors}
 
 
 def _gemma(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:

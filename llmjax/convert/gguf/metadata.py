@@ -143,6 +143,8 @@ def read_rope_scaling(
     for name in ("beta_fast", "beta_slow"):
         if metadata.get(f"rope.scaling.yarn_{name}") is not None:
             yarn[name] = metadata.number(f"rope.scaling.yarn_{name}")
+    if metadata.architecture == "gpt-oss":
+        yarn["truncate"] = False  # of all of them; llama.cpp rounds nevertheless
     return yarn
 
 
@@ -202,8 +204,9 @@ def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
             return {}  # stored as a tensor
         case LinearScaling(factor=factor):
             return {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
-        case YarnScaling(attention_factor=None, truncate=True) as yarn:
-            return {
+        case YarnScaling(attention_factor=None) as yarn if _has_keys(yarn, shape):
+            log = {} if shape.mla is None else {"rope.scaling.yarn_log_multiplier": _log(yarn)}
+            return log | {
                 "rope.scaling.type": "yarn",
                 "rope.scaling.factor": float(yarn.factor),
                 "rope.scaling.original_context_length": yarn.original_length,
@@ -211,6 +214,18 @@ def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
                 "rope.scaling.yarn_beta_slow": float(yarn.beta_slow),
             }
     return None
+
+
+def _has_keys(yarn: YarnScaling, shape: ModelConfig) -> bool:
+    """Whether GGUF has keys for all of a scaling. Files of gpt-oss state none for `truncate`."""
+    if yarn.truncate == shape.attention_sinks or yarn.mscale != yarn.mscale_all_dim:
+        return False
+    return (yarn.mscale is None) == (shape.mla is None)
+
+
+def _log(yarn: YarnScaling) -> float:
+    """What multiplies ln(factor) in the scale of attention, plus 1."""
+    return 0.1 * (yarn.mscale_all_dim or 0.0)
 
 
 def llama3_divisors(scaling: Llama3Scaling, shape: ModelConfig) -> np.ndarray:

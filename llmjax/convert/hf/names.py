@@ -12,7 +12,9 @@ holds several parameters side by side, an axis is divided into segments, one per
 Axes: v vocabulary, d d_model (and e, in a square matrix), h heads, n key/value heads, k head_dim,
 f d_ff, p positions, t token types, b relative buckets; of latent attention w width of a value, c
 and q widths of compressed keys and queries, g and s a head's dimensions without and with positions;
-a experts, m width of an expert, u of the shared one; i a single number.
+a experts, m width of an expert, u of the shared one; of linear attention x key heads, l width of a
+key, r value heads of a key head, lw width of a value, y width of a key head's values, xl and xy
+channels of all key heads' keys and values, z taps of a convolution; i a single number.
 """
 
 import re
@@ -26,6 +28,7 @@ import numpy as np
 from llmjax.convert.tensors import Index, assign
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
+from llmjax.model.linear import LinearConfig
 from llmjax.model.moe_config import MoEConfig
 
 Sizes = Mapping[str, int]
@@ -36,6 +39,7 @@ LAYER, EXPERT = "{layer}", "{expert}"
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
     """The length of each axis."""
     mla, moe = config.mla or LatentConfig(), config.moe or MoEConfig()
+    linear = config.linear or LinearConfig()
     return {
         "v": config.vocab_size,
         "d": config.d_model,
@@ -55,6 +59,14 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "a": moe.num_experts,
         "m": config.expert_width,
         "u": moe.shared_width,
+        "x": linear.key_heads,
+        "l": linear.key_head_dim,
+        "r": linear.values_per_key,
+        "lw": linear.value_head_dim,
+        "y": linear.group_width,
+        "xl": linear.key_heads * linear.key_head_dim,
+        "xy": linear.key_heads * linear.group_width,
+        "z": linear.conv_width,
         "i": 1,
     }
 
@@ -220,10 +232,19 @@ class NameTable:
     """Alternative spellings: regular expressions and their replacements."""
     ignorable: tuple[str, ...] = ()
     """Regular expressions of tensors to ignore: not trained, or for another task."""
+    further_layers: bool = False
+    """Whether to ignore layers after the last, which predict tokens after next."""
     copies: dict[str, str] = field(default_factory=dict)
     """Tensor without a parameter in the model -> the tensor that it must equal."""
     fallbacks: dict[str, str] = field(default_factory=dict)
     """Tensor -> the tensor that it replaces if that is missing."""
+
+    def is_ignored(self, name: str, layers: int) -> bool:
+        """Whether a tensor is none of a model of so many layers, and to be ignored."""
+        layer = re.search(r"\.layers\.(\d{1,6})\.", name) if self.further_layers else None
+        if layer and int(layer.group(1)) >= layers:
+            return True
+        return any(re.search(pattern, name) for pattern in self.ignorable)
 
     def name(self, name: str, known: Collection[str]) -> str:
         """Normalize a tensor's name, adding the prefix if only that makes it one of `known`."""

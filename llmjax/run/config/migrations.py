@@ -172,7 +172,7 @@ def _speed(config: Plain) -> Plain:
 def _sparse(config: Plain) -> Plain:
     """8 -> 9: new fields, with what they stand for in runs that lacked them."""
     compute: Plain = {"expert_buffer": 1.25}
-    model: Plain = {}
+    model: Plain = {"attention_gate": False, "linear": None}
     mesh: Plain = {"expert": 1}
     optimizer: Plain = {}
     return config | {

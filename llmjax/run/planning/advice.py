@@ -16,6 +16,10 @@ WEIGHTS = LOGICAL_TO_MESH["embed"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
 MOST_TENSOR = 8
 """Devices that split heads, at most, in a search."""
+MOST_EXPERT = 64
+"""Devices that split experts, at most, in a search."""
+MOST_STAGES = 16
+"""Stages, at most, in a search."""
 MOST_ROWS = 16
 """Rows of a device at a time, at most, in a search."""
 
@@ -41,7 +45,9 @@ class Candidate:
         """What to pass to `llmjax train`, besides what the config says already."""
         words = {
             "mesh.data": (self.mesh.data, config.mesh.data),
+            "mesh.stage": (self.mesh.stage, config.mesh.stage),
             "mesh.fsdp": (self.mesh.fsdp, config.mesh.fsdp),
+            "mesh.expert": (self.mesh.expert, config.mesh.expert),
             "mesh.tensor": (self.mesh.tensor, config.mesh.tensor),
             "compute.remat": (self.remat, config.compute.remat),
             "optimizer.accumulate": (self.accumulate, config.optimizer.accumulate),
@@ -102,21 +108,44 @@ def _accumulations(config: Config, devices: int) -> Iterator[int]:
 
 
 def candidates(config: Config, topology: Topology) -> Iterator[Candidate]:
-    """The settings of a search: meshes of data, fsdp and tensor, remat policies, and microbatches.
+    """The settings of a search: meshes, remat policies, and microbatches.
 
     The batch of a step stays, since it is part of the training.
     """
+    for mesh in _meshes(config, topology):
+        for accumulate in _microbatches(config, mesh.data * mesh.stage * mesh.fsdp * mesh.expert):
+            for remat in get_args(Remat):
+                if remat != "attention":  # the same as none with fused attention
+                    yield Candidate(mesh, remat, accumulate)
+
+
+def _meshes(config: Config, topology: Topology) -> Iterator[MeshConfig]:
+    """Meshes that divide the devices: of tensor within a domain, data and stage between domains,
+    expert, and fsdp for the rest."""
     devices = topology.devices // config.mesh.sequence
-    heads = config.model.kv_heads
+    heads, moe = config.model.kv_heads, config.model.moe
+    most_experts = 1 if moe is None else math.gcd(moe.num_experts, devices)
     for tensor in _powers(min(MOST_TENSOR, topology.domain, heads)):
         if heads % tensor or devices % tensor:
             continue
-        for data in _replicas(devices // tensor, topology):
-            mesh = replace(config.mesh, data=data, fsdp=devices // tensor // data, tensor=tensor)
-            for accumulate in _microbatches(config, devices // tensor):
-                for remat in get_args(Remat):
-                    if remat != "attention":  # the same as none with fused attention
-                        yield Candidate(mesh, remat, accumulate)
+        for data, stage in _between_domains(config, devices // tensor, topology):
+            rest = devices // tensor // data // stage
+            for expert in _powers(min(MOST_EXPERT, most_experts)):
+                if rest % expert == 0:
+                    fsdp = rest // expert
+                    yield replace(
+                        config.mesh, data=data, stage=stage, fsdp=fsdp, expert=expert, tensor=tensor
+                    )
+
+
+def _between_domains(config: Config, devices: int, topology: Topology) -> Iterator[tuple[int, int]]:
+    """Numbers of replicas and of stages; not both, and one of each without several domains."""
+    yield from ((data, 1) for data in _replicas(devices, topology))
+    domains = topology.devices // topology.domain
+    layers = config.model.num_decoder_layers + config.model.num_encoder_layers
+    for stage in _powers(min(MOST_STAGES, domains)):
+        if stage > 1 and layers % stage == 0 and devices % stage == 0:
+            yield 1, stage
 
 
 def _replicas(devices: int, topology: Topology) -> list[int]:

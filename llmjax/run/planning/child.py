@@ -17,7 +17,7 @@ from jax.experimental import topologies
 from llmjax.errors import UserError
 from llmjax.parallel.collectives import collectives, summed
 from llmjax.parallel.compilation import compiler_options
-from llmjax.parallel.cycles import estimated_cycles, splash_products
+from llmjax.parallel.cycles import estimated_cycles, grouped_flops, splash_products
 from llmjax.parallel.hlo import Program
 from llmjax.parallel.mesh import make_mesh
 from llmjax.run.config.storage import from_json
@@ -66,6 +66,7 @@ def main(request: Path, result: Path) -> None:
         "collectives": summed(collectives(text, mesh)),
         "cycles": estimated_cycles(program),
         "attention_products": splash_products(program),
+        "grouped_flops": grouped_flops(program),
         "seconds": seconds,
         "versions": versions(topology),
     }

@@ -2,8 +2,8 @@
 
 The compiler runs in a process of its own, so that its crash, or a compilation that takes too long,
 is one line. Memory is the program's own account; the time on TPUs is made of the cycles that the
-compiler estimates, of attention kernels, whose cycles it does not know, and of the collectives that
-nothing runs beside.
+compiler estimates, of the kernels of attention and experts, whose cycles it does not know, and of
+the collectives that nothing runs beside.
 """
 
 import json
@@ -25,6 +25,7 @@ from llmjax.parallel.roofline import (
     attention_seconds,
     compiled_bandwidth,
     cycle_seconds,
+    grouped_seconds,
 )
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
@@ -76,8 +77,11 @@ def compile_plan(
     found = _in_process(config, topology, vocabulary)
     time = None
     if found["cycles"] and topology.chip is not None and topology.chip.clock is not None:
+        filled = 1 / config.compute.expert_buffer if config.mesh.expert != 1 else 1.0
+        grouped = grouped_seconds(topology.chip, found["grouped_flops"] * filled)
         time = StepTime(
-            products=cycle_seconds(topology.chip, found["cycles"]),
+            products=cycle_seconds(topology.chip, found["cycles"]) + grouped,
+            grouped=grouped,
             attention=attention_seconds(
                 topology.chip, found["attention_products"] * attention_flops_per_product
             ),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from llmjax.losses.fused import CHUNK_BYTES, CHUNK_TOKENS
 from llmjax.model.config import ModelConfig
+from llmjax.model.layer_types import layer_types
 from llmjax.parallel.pipeline import NO_PIPELINE, Schedule
 from llmjax.run.planning.parameters import StateBytes
 
@@ -60,6 +61,9 @@ class Shares:
     """Devices that split rows along their length: sequence."""
     schedule: Schedule = NO_PIPELINE
     """Of the pipeline's stages."""
+    buffer: float = 1.0
+    """What the experts of a layer compute, as a multiple of what they would for the device's own
+    tokens: more where devices split them."""
 
 
 def analytic_memory(
@@ -91,7 +95,10 @@ def analytic_memory(
     """
     layers = model.num_encoder_layers + model.num_decoder_layers
     gathered, schedule = shares.weights > 1, shares.schedule
-    blocks = state.parameters / 4 * shares.weights / (layers / schedule.stages) * width
+    whole *= shares.buffer
+    sparse = sum(each.is_sparse for each in layer_types(model, model.num_decoder_layers))
+    numbers = state.gathered.layers / layers + state.gathered.experts / max(sparse, 1)
+    blocks = numbers * schedule.stages * width
     passing = rows * schedule.stages / schedule.microbatches
     layer = WORKING * passing * whole / layers + (2 * blocks if gathered else 0.0)
     vocabulary = -(-model.vocab_size // shares.heads)

@@ -88,6 +88,7 @@ def _time_data(time: StepTime) -> dict[str, Any]:
     return {
         "products": time.products,
         "narrow_products": time.narrow,
+        "grouped_products": time.grouped,
         "attention": time.attention,
         "memory": time.memory,
         "bubble": time.bubble,
@@ -184,6 +185,9 @@ def _time(plan: Plan) -> Iterator[str]:
         yield f"  {name:50}{seconds:>8.3f} s{seconds / time.total:>8.1%}"
         if name == "matrix products" and time.narrow:
             yield f"    {_narrow(plan):48}{time.narrow:>8.3f} s{time.narrow / time.total:>8.1%}"
+        if name == "matrix products" and time.grouped:
+            share = time.grouped / time.total
+            yield f"    {'of them of experts':48}{time.grouped:>8.3f} s{share:>8.1%}"
     exposed = time.exposed
     for index, each in enumerate(time.transfers):
         name = f"{each.kind} over {each.axis}, {each.wire_bytes / 1e9:.1f} GB"
@@ -208,7 +212,7 @@ def _narrow(plan: Plan) -> str:
     assert quantized is not None
     assert chip is not None
     flops = plan.work.row_flops
-    share = flops.narrow / (flops.narrow + flops.wide)
+    share = flops.narrow / (flops.narrow + flops.wide + flops.grouped)
     peak = chip.narrow_flops(quantized.dtype) or chip.flops
     return f"of them in {quantized.dtype}: {share:.0%} of FLOPs, {si(peak)}FLOP/s"
 

@@ -1,16 +1,17 @@
 """Parameters by kind, and bytes of the train state on a device."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
+from typing import NamedTuple
 
 import jax
 
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.params import param_specs
+from llmjax.model.params import ParamSpec, param_specs
 from llmjax.optimizers.config import OptimizerConfig
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.spikes import SpikesConfig, skip_spikes
@@ -20,6 +21,7 @@ from llmjax.optimizers.trainable import (
     lr_multipliers,
     trainable_mask,
 )
+from llmjax.parallel.mesh import LOGICAL_TO_MESH, WEIGHT_AXES
 from llmjax.run.config.schema import Config
 from llmjax.run.planning.traced import abstract_mesh, device_bytes, sharded_params
 from llmjax.state import Tree, split
@@ -68,6 +70,37 @@ def parameters_by_kind(config: ModelConfig, compute: ComputeConfig) -> dict[Kind
     return {kind: count for kind, count in counts.items() if count}
 
 
+class Gathered(NamedTuple):
+    """Numbers of parameters that a device computes with, when weights are gathered."""
+
+    outside: float
+    """Of layers."""
+    layers: float
+    """Without experts."""
+    experts: float
+
+
+def gathered_numbers(specs: Iterable[ParamSpec], sizes: Mapping[str, int]) -> Gathered:
+    """Numbers of gathered parameters.
+
+    Args:
+      specs: of the parameters.
+      sizes: mesh axis -> devices.
+    """
+    outside = layers = experts = 0.0
+    for spec in specs:
+        split = [axis for axis in spec.axes if axis is not None and axis not in WEIGHT_AXES]
+        parts = math.prod(sizes[name] for axis in split for name in LOGICAL_TO_MESH[axis])
+        count = math.prod(spec.shape.shape) / parts
+        if "experts" in spec.axes:
+            experts += count
+        elif "layers" in spec.axes:
+            layers += count
+        else:
+            outside += count
+    return Gathered(outside, layers, experts)
+
+
 @dataclass(frozen=True)
 class StateBytes:
     """Bytes on one device."""
@@ -78,6 +111,7 @@ class StateBytes:
     optimizer: float
     checkpoint: float
     """Of all devices: parameters and optimizer state."""
+    gathered: Gathered
 
 
 def state_bytes(config: Config, model: ModelConfig, sizes: Mapping[str, int]) -> StateBytes:
@@ -110,7 +144,8 @@ def _state_bytes(
         updates = skip_spikes(make_optimizer(optimizer, steps, axes), spikes)
         state = jax.eval_shape(updates.init, trained)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((trained, state)))
-    return StateBytes(_bytes(params), _bytes(trained), _bytes(state), float(total))
+    gathered = gathered_numbers(param_specs(model, compute).specs, dict(sizes))
+    return StateBytes(_bytes(params), _bytes(trained), _bytes(state), float(total), gathered)
 
 
 def _trained(

@@ -31,6 +31,7 @@ WEIGHTS = LOGICAL_TO_MESH["embed"]
 (LENGTH,) = LOGICAL_TO_MESH["length"]
 (HEADS,) = LOGICAL_TO_MESH["heads"]
 (STAGES,) = LOGICAL_TO_MESH["layers"]
+(EXPERTS,) = LOGICAL_TO_MESH["experts"]
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,13 @@ def analytic_plan(config: Config, topology: Topology) -> Plan:
         state,
         kept_bytes(row),
         kept_bytes(whole),
-        Shares(math.prod(sizes[axis] for axis in WEIGHTS), sizes[HEADS], sizes[LENGTH], schedule),
+        Shares(
+            math.prod(sizes[axis] for axis in WEIGHTS),
+            sizes[HEADS],
+            sizes[LENGTH],
+            schedule,
+            compute.expert_buffer if sizes[EXPERTS] > 1 else 1.0,
+        ),
         rows=rows,
         length=stage.length,
         accumulate=accumulate,

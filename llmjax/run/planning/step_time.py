@@ -15,9 +15,10 @@ from llmjax.parallel.roofline import (
     Transfer,
     attention_flops,
     attention_seconds,
+    grouped_seconds,
     product_seconds,
 )
-from llmjax.run.planning.parameters import StateBytes
+from llmjax.run.planning.parameters import Gathered, StateBytes, gathered_numbers
 from llmjax.run.planning.topology import Topology
 from llmjax.run.planning.traced import Flops
 
@@ -27,6 +28,9 @@ stream outside of products and attention: norms, residuals, rotations, activatio
 of Llama 8B on v5e that are no products."""
 UPDATE = 3
 """Times that the optimizer reads or writes its state and the parameters."""
+EXCHANGES = 5
+"""Arrays as large as the experts' inputs that are sent over the devices that split experts: to the
+experts and back, and in the backward pass to them again, with the gradients, and back."""
 FORWARD, BACKWARD = 2, 5
 """Products of the scores' size of a fused attention kernel."""
 QUANTIZING = 5
@@ -86,9 +90,11 @@ def analytic_time(work: Work, topology: Topology) -> StepTime:
     moved += work.accumulate * QUANTIZING * work.tokens * quantized_numbers(work)
     quantized = work.compute.quantized
     narrow = product_seconds(chip, products.narrow, None if quantized is None else quantized.dtype)
+    grouped = grouped_seconds(chip, products.grouped)
     time = StepTime(
-        products=product_seconds(chip, products.wide) + narrow,
+        products=product_seconds(chip, products.wide) + narrow + grouped,
         narrow=narrow,
+        grouped=grouped,
         attention=attention_seconds(chip, work.accumulate * step_attention_flops(work)),
         memory=moved / chip.bandwidth,
         transfers=tuple(transfers(work, topology)),
@@ -145,13 +151,11 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
 
     Weights are gathered for the forward and for the backward pass, of each microbatch, those of
     quantized products in 8 bits; gradients are summed as often, since parts of a batch are added
-    where they are stored. The layers of a stage are gathered in each iteration of a pipeline.
+    where they are stored. Over fsdp go the weights of experts, and all others as parts, which the
+    devices that split experts gather among them before.
     """
     links, sizes = topology.bandwidths(work.sizes), work.sizes
-    schedule = work.schedule
-    times = work.accumulate * schedule.iterations / schedule.rounds
-    count = work.state.parameters / 4 * sizes[WEIGHTS]
-    on_tpu = topology.platform == "tpu"
+    schedule, on_tpu = work.schedule, topology.platform == "tpu"
 
     def ring(axis: str, nbytes: float, kind: str, *, hidden: bool) -> Iterator[Transfer]:
         size = sizes[axis]
@@ -159,18 +163,21 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
             sent = nbytes * (size - 1) / size * (2 if kind == "all-reduce" else 1)
             yield Transfer(kind, axis, sent, links[axis], hidden)
 
-    narrow = sum(math.prod(spec.shape.shape) for spec in _quantized(work))
-    narrow /= sizes[HEADS] * sizes[STAGES]
-    quantized = work.compute.quantized
-    passes = 0 if quantized is None else 1 + quantized.inputs
-    gathered = (count * work.width * 2 - narrow * (work.width - 1) * passes) * times
-    yield from ring(WEIGHTS, gathered, "all-gather", hidden=True)
-    trained = work.state.trained / 4 * sizes[WEIGHTS] * work.reduce_width * times
+    dense, experts = _gathered_bytes(work)
+    yield from ring(WEIGHTS, dense + experts, "all-gather", hidden=True)
+    yield from ring(EXPERTS, dense / sizes[WEIGHTS], "all-gather", hidden=True)
     torus = on_tpu and len(topology.shape) == 2  # there compilers make all-reduces of scatters
     kind = "all-reduce" if torus else "reduce-scatter"
-    yield from ring(WEIGHTS, trained, kind, hidden=not on_tpu)
-    summed = work.state.trained / 4 * work.reduce_width * times
+    share = work.state.trained / work.state.parameters * work.reduce_width
+    dense, experts = (count * share for count in _passing(work, work.state.gathered))
+    yield from ring(WEIGHTS, dense + experts, kind, hidden=not on_tpu)
+    yield from ring(EXPERTS, dense / sizes[WEIGHTS], kind, hidden=not on_tpu)
+    summed = dense / (sizes[WEIGHTS] * sizes[EXPERTS]) + experts / sizes[WEIGHTS]
     yield from ring(REPLICAS, summed, "all-reduce", hidden=not on_tpu)
+    if sizes[EXPERTS] > 1:
+        sent = _exchanged_bytes(work) * (sizes[EXPERTS] - 1) / sizes[EXPERTS]
+        bandwidth = topology.exchange_bandwidth(sizes[EXPERTS], links[EXPERTS])
+        yield Transfer("all-to-all", EXPERTS, sent, bandwidth, hidden=False)
     count_layers = work.model.num_encoder_layers + work.model.num_decoder_layers
     layers = count_layers * work.accumulate * (1 + schedule.waiting)
     rows = work.rows * work.length / sizes[LENGTH] * work.model.d_model * layers
@@ -184,6 +191,40 @@ def transfers(work: Work, topology: Topology) -> Iterator[Transfer]:
     if sizes[STAGES] > 1:
         sent = _stage_bytes(work)
         yield Transfer("collective-permute", STAGES, sent, links[STAGES], hidden=False)
+
+
+def _passing(work: Work, numbers: Gathered) -> tuple[float, float]:
+    """Numbers of parameters that pass over the network when all weights are gathered once in each
+    pass of a step: those of experts, and the others. The layers of a stage are gathered in each
+    iteration of a pipeline."""
+    schedule, times = work.schedule, work.accumulate
+    iterations = times * schedule.iterations / schedule.rounds
+    return numbers.outside * times + numbers.layers * iterations, numbers.experts * iterations
+
+
+def _gathered_bytes(work: Work) -> tuple[float, float]:
+    """Bytes of weights that are gathered in a step, forward and backward: those of experts, and the
+    others."""
+    quantized = work.compute.quantized
+    passes = 0 if quantized is None else 1 + quantized.inputs
+    narrow = _passing(work, gathered_numbers(_quantized(work), work.sizes))
+    every = _passing(work, work.state.gathered)
+    dense, experts = (
+        2 * count * work.width - passes * few * (work.width - 1)
+        for count, few in zip(every, narrow, strict=True)
+    )
+    return dense, experts
+
+
+def _exchanged_bytes(work: Work) -> float:
+    """Bytes that a device sends to the devices of experts, itself included: whole buffers."""
+    model, moe = work.model, work.model.moe
+    if moe is None:
+        return 0.0
+    count = sum(each.is_sparse for each in layer_types(model, model.num_decoder_layers))
+    layers = count * work.accumulate * (1 + work.schedule.waiting) / work.schedule.stages
+    rows = work.schedule.stages * work.tokens * moe.experts_per_token * work.compute.expert_buffer
+    return EXCHANGES * layers * rows * model.d_model * work.width
 
 
 def _stage_bytes(work: Work) -> float:

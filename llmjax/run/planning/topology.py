@@ -81,6 +81,22 @@ class Topology:
                 found[axis] = min(link, found[axis])
         return found
 
+    def exchange_bandwidth(self, size: int, bandwidth: float) -> float:
+        """Bytes per second that a device sends in an all-to-all along an axis.
+
+        What a torus carries passes through other devices: in a ring of n, n / 4 on average. Between
+        domains, each device has its own network card, and no other of its domain can send for it.
+
+        Args:
+          size: devices of the axis.
+          bandwidth: in other collectives.
+        """
+        assert self.chip is not None
+        if self.platform != "tpu":
+            return min(bandwidth, self.chip.network) if size > self.domain else bandwidth
+        ring = size ** (1 / max(1.0, bandwidth / self.chip.link))
+        return bandwidth * min(1.0, 4 / ring)
+
     def _torus_link(self, left: list[int], size: int) -> float:
         """Bandwidth of an axis in a torus, whose dimensions are taken from those left."""
         assert self.chip is not None

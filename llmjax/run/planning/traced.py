@@ -84,12 +84,16 @@ class Flops:
     wide: float = 0.0
     narrow: float = 0.0
     """With operands of 8 bits."""
+    grouped: float = 0.0
+    """Of rows with the matrices of their experts."""
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.wide + other.wide, self.narrow + other.narrow)
+        return Flops(
+            self.wide + other.wide, self.narrow + other.narrow, self.grouped + other.grouped
+        )
 
     def __mul__(self, times: float) -> "Flops":
-        return Flops(self.wide * times, self.narrow * times)
+        return Flops(self.wide * times, self.narrow * times, self.grouped * times)
 
 
 @cache
@@ -156,6 +160,11 @@ def _flops(jaxpr: Jaxpr) -> Flops:
 
 def _equation_flops(equation: JaxprEqn) -> Flops:
     name = equation.primitive.name
+    if name == "ragged_dot_general":
+        return _ragged_flops(equation)
+    if equation.params.get("name") == "tgmm":  # Megablox's kernel, of [A, M] and [M, B]
+        rows, others = _operands(equation)
+        return Flops(grouped=2.0 * rows.size * others.shape[1])
     if name == "dot_general":
         (contract, _), _ = equation.params["dimension_numbers"]
         left: Any = equation.invars[0].aval
@@ -170,6 +179,20 @@ def _equation_flops(equation: JaxprEqn) -> Flops:
     if name == "shard_map":  # its shapes are those of one device
         times = math.prod(equation.params["mesh"].shape.values())
     return sum(map(_flops, inner), Flops()) * times
+
+
+def _ragged_flops(equation: JaxprEqn) -> Flops:
+    """FLOPs of a grouped product, in which each row is multiplied by the matrix of its group."""
+    dimensions = equation.params["ragged_dot_dimension_numbers"]
+    (_, contract), _ = dimensions.dot_dimension_numbers
+    rows, matrices = _operands(equation)
+    outer = {*range(matrices.ndim)} - {*contract, *dimensions.rhs_group_dimensions}
+    return Flops(grouped=2.0 * rows.size * math.prod(matrices.shape[axis] for axis in outer))
+
+
+def _operands(equation: JaxprEqn) -> tuple[Any, Any]:
+    """The types of the first two arguments."""
+    return equation.invars[0].aval, equation.invars[1].aval
 
 
 def _programs(value: Any) -> list[Jaxpr]:

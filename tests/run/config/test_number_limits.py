@@ -18,6 +18,7 @@ from llmjax.limits import LARGEST_INTEGER, MAX_SIZES, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
+from llmjax.model.linear import LinearConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.moe_config import MoEConfig
 from llmjax.optimizers.config import ScheduleConfig
@@ -39,6 +40,7 @@ BOTH = replace(MODEL, num_encoder_layers=1)
 GOOD = Config(model=MODEL, data=DataConfig(length=64, batch_size=2))
 TRAIN = (FileTable(("rows.jsonl",)),)
 LONG = rope.LongRopeScaling((1.0,) * 4, (2.0,) * 4, 32)
+LINEAR = LinearConfig(2, 2, 8, 8, 2, attention_layers=(0,))
 
 # What a config's groups may hold, and where in it that is.
 PARTS = (
@@ -52,6 +54,7 @@ PARTS = (
     ("objective", replace(GOOD, model=ENCODER, objective=MaskedConfig())),
     ("objective", replace(GOOD, model=BOTH, objective=MixtureConfig((SpanConfig(),)))),
     ("objective", replace(GOOD, model=BOTH, objective=PrefixConfig())),
+    ("model.linear", replace(GOOD, model=replace(MODEL, linear=LINEAR))),
     ("model.mla", replace(GOOD, model=replace(MODEL, mla=LatentConfig(8, 8, 4, 4, 4)))),
     *(
         ("model.rope_scaling", replace(GOOD, model=replace(MODEL, rope_scaling=scaling)))

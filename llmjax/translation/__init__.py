@@ -1,0 +1,1 @@
+"""Translation of documents with a sequence-to-sequence run."""
