@@ -37,8 +37,9 @@ OPTIONS: Mapping[str, Options] = {
 """By platform; a CPU's compiler gets none."""
 
 DECODING: Mapping[str, Options] = {
-    # Vectors of 512 bits where a CPU has them (the compiler's default is 256): products with single
-    # rows read weights at the speed of memory. SmolLM2-135M: steps take 3 to 6 percent less.
+    # Vectors of 512 bits where a CPU has them (the compiler's default is 256), for the loops that
+    # multiply a single row. SmolLM2-135M on 2 cores: 3 to 6 percent less time a step with one row,
+    # and no change with 16.
     "cpu": {"xla_cpu_prefer_vector_width": 512},
 }
 """By platform, for programs that generate tokens; other platforms get none."""

@@ -96,13 +96,16 @@ def _deepseek(
             tied(False),
             *fields,
         ),
-        decoder_table(
-            *LATENT_ROWS,
-            *NORMS_BEFORE,
-            *GATED_MLP,
-            *rows,
-            *QWEN_EXPERTS,
-            *shared("mlp.shared_experts"),
+        replace(
+            decoder_table(
+                *LATENT_ROWS,
+                *NORMS_BEFORE,
+                *GATED_MLP,
+                *rows,
+                *QWEN_EXPERTS,
+                *shared("mlp.shared_experts"),
+            ),
+            further_layers=True,
         ),
         # Of training; of a layer that Transformers does not load; and the same in all files.
         ignored=frozenset(

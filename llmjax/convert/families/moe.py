@@ -212,12 +212,15 @@ GLM4_MOE = Family(
         ),
         tied(False),
     ),
-    table(
-        *NORMS_BEFORE,
-        *router("mlp.gate", "mlp.gate.e_score_correction_bias"),
-        *QWEN_EXPERTS,
-        *shared("mlp.shared_experts"),
-        *head_norms(),
+    replace(
+        table(
+            *NORMS_BEFORE,
+            *router("mlp.gate", "mlp.gate.e_score_correction_bias"),
+            *QWEN_EXPERTS,
+            *shared("mlp.shared_experts"),
+            *head_norms(),
+        ),
+        further_layers=True,
     ),
     ignored=IGNORED | {"num_nextn_predict_layers", "num_mtp_layers"},
     examples={"zai-org/GLM-4.5-Air": "110B"},

@@ -1,6 +1,5 @@
 """Convert between published tensors and parameters, using a family's name table."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -132,7 +131,7 @@ class BoundTable:
                 copies[actual] = self.table.copies[name]
             elif name in self.table.fallbacks:
                 fallbacks[self.table.fallbacks[name]] = actual
-            elif not any(re.search(pattern, name) for pattern in self.table.ignorable):
+            elif not self.table.is_ignored(name, self.model.config.num_decoder_layers):
                 raise UserError(
                     f"tensor {actual}", "is not part of this model", "check its config.json"
                 )

@@ -232,10 +232,19 @@ class NameTable:
     """Alternative spellings: regular expressions and their replacements."""
     ignorable: tuple[str, ...] = ()
     """Regular expressions of tensors to ignore: not trained, or for another task."""
+    further_layers: bool = False
+    """Whether to ignore layers after the last, which predict tokens after next."""
     copies: dict[str, str] = field(default_factory=dict)
     """Tensor without a parameter in the model -> the tensor that it must equal."""
     fallbacks: dict[str, str] = field(default_factory=dict)
     """Tensor -> the tensor that it replaces if that is missing."""
+
+    def is_ignored(self, name: str, layers: int) -> bool:
+        """Whether a tensor is none of a model of so many layers, and to be ignored."""
+        layer = re.search(r"\.layers\.(\d{1,6})\.", name) if self.further_layers else None
+        if layer and int(layer.group(1)) >= layers:
+            return True
+        return any(re.search(pattern, name) for pattern in self.ignorable)
 
     def name(self, name: str, known: Collection[str]) -> str:
         """Normalize a tensor's name, adding the prefix if only that makes it one of `known`."""
