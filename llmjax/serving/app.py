@@ -209,8 +209,8 @@ class _Server:
             return texts
 
         async def leave() -> None:
-            while not await request.is_disconnected():
-                await asyncio.sleep(0.2)
+            while (await request.receive())["type"] != "http.disconnect":
+                pass  # the body has been read, so nothing else is expected
 
         collecting, leaving = asyncio.create_task(collect()), asyncio.create_task(leave())
         try:
