@@ -5,6 +5,7 @@ grow and shrink with use, so at most log2(rows) x log2(context) programs decode.
 use more closely, but XLA reads contiguous rows in place, and would copy pages together first.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -76,14 +77,13 @@ def resized(cache: Cache, rows: Array, *, slots: int, source: int = 0) -> Cache:
     taken, segments = cache.take(rows), None
     if taken.encoder_segments is not None:
         segments = _fit(taken.encoder_segments, 1, source)
-    return Cache(
-        fit(taken.keys, 3, slots),
-        fit(taken.values, 2, slots),
-        fit(taken.cross_keys, 3, source),
-        fit(taken.cross_values, 2, source),
-        segments,
-        is_long=taken.is_long,
-        heads=taken.heads,
+    return replace(
+        taken,
+        keys=fit(taken.keys, 3, slots),
+        values=fit(taken.values, 2, slots),
+        cross_keys=fit(taken.cross_keys, 3, source),
+        cross_values=fit(taken.cross_values, 2, source),
+        encoder_segments=segments,
     )
 
 
