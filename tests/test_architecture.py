@@ -62,7 +62,7 @@ KNOWN_TO = {
     "scipy": {"metrics"},
     "sentencepiece": {"convert", "data"},
     "sentencex": {"data"},
-    "signal": {"data.chat_template", "interruption", "training"},
+    "signal": {"data.chat_template", "interruption", "serving", "training"},
     "sklearn": {"metrics"},
     "starlette": {"serving"},
     "sqlite_vec": {"retrieval.stores"},

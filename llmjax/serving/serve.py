@@ -1,5 +1,7 @@
 """The command `serve`: load runs and answer requests until told to stop."""
 
+import signal
+import sys
 from collections.abc import Callable, Sequence
 
 import uvicorn
@@ -34,6 +36,8 @@ def serve(runs: Sequence[str], options: ServeOptions, tell: Callable[[str], None
         )
         names = ", ".join(model.name for model in models)
         tell(f"serving {names} at http://{options.host}:{options.port}/v1; Ctrl-C ends")
+        # The server repeats the signal that ended it, for the handler that was there before.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         uvicorn.Server(config).run()
     finally:
         for model in models:

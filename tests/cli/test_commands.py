@@ -50,7 +50,9 @@ def test_a_command_and_its_function_take_the_same_options(name):
     further = {field.name for field in fields(options)} - {
         field.name for field in fields(function_options)
     }
-    assert further == {"fill-mask": {"text"}, "import": {"base"}}.get(name, set())
+    assert further == {"fill-mask": {"text"}, "import": {"base"}, "search": {"answer"}}.get(
+        name, set()
+    )
 
 
 def test_help_of_train_shows_the_values_of_the_config(capsys):
