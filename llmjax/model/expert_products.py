@@ -122,7 +122,7 @@ def last_product(
     y = grouped_dot(activated.astype(dtype), params.down, rows.sizes, result=dtype)
     if params.down_bias is not None:
         y = y + _first_part(rows.bias(params.down_bias) * _output_weight(how, rows))
-    return rows.per_token(y, len(tokens.rows))
+    return rows.per_token(y, tokens.rows.shape[0])
 
 
 def backward(
@@ -162,7 +162,7 @@ def backward(
         up_bias=_bias_gradient(how, params.up_bias, dup, rows),
         down_bias=_bias_gradient(how, params.down_bias, dy * _output_weight(how, rows), rows),
     )
-    count = len(tokens.rows)
+    count = tokens.rows.shape[0]
     weights = rows.per_choice(dweight[:, 0]).reshape(count, -1)
     return Gradients(rows.per_token(dinputs, count), weights, gradients)
 

@@ -44,7 +44,7 @@ class SortedChoices(NamedTuple):
     @property
     def place(self) -> jax.Array:
         """int32 [M]: where each choice is in order of experts."""
-        return jnp.zeros_like(self.order).at[self.order].set(jnp.arange(len(self.order)))
+        return jnp.zeros_like(self.order).at[self.order].set(jnp.arange(self.order.shape[0]))
 
     def per_choice(self, values: jax.Array) -> jax.Array:
         """Values in the order of choices, [M, ...] -> [M, ...]."""

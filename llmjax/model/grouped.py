@@ -46,7 +46,7 @@ def grouped_dot(
     Returns:
       [M, B]; zeros for rows of no group.
     """
-    in_group = (jnp.arange(len(rows)) < sizes.sum())[:, None]
+    in_group = (jnp.arange(rows.shape[0]) < sizes.sum())[:, None]
     if implementation() == "blocks":
         width = weights.shape[1 if transposed else 2]
         found = _blocks_dot(rows, weights, sizes, width, transposed).astype(result)
@@ -188,6 +188,9 @@ def _over_blocks(
 
 
 def _block_size(rows: int, groups: int) -> int:
-    """A power of two near a quarter of the rows of an average group, which wastes little."""
+    """A power of two near a quarter of the rows of an average group, which wastes little; the
+    smallest for a number of rows that is not known (in exported programs)."""
+    if not isinstance(rows, int):
+        return SMALLEST
     quarter = max(rows // (4 * groups), 1)
     return min(max(1 << (quarter.bit_length() - 1), SMALLEST), LARGEST)

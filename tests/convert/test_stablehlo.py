@@ -18,6 +18,7 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
@@ -47,6 +48,9 @@ DECODERS = {
         attention_softcap=5.0,
         logit_softcap=3.0,
         qk_norm=True,
+    ),
+    "experts": ModelConfig(
+        **TINY, num_decoder_layers=2, moe=MoEConfig(4, 2, 24, dense_layers=(0,), shared_width=16)
     ),
     "bfloat16": ModelConfig(**TINY, num_decoder_layers=2),
 }

@@ -99,6 +99,7 @@ OTHER_COMPUTE = {
     "quantized_gradients": "none",
     "pipeline_microbatches": 4,
     "pipeline_rounds": 2,
+    "expert_buffer": 3.0,
 }
 COMPUTE_NEEDS = {
     "offload": {"remat": "full"},
@@ -165,6 +166,9 @@ def test_every_field_of_compute_changes_the_program(name, programs):
     if name.startswith("pipeline"):
         devices = make_mesh(MeshConfig(stage=2), jax.devices()[:2])
         config = replace(BASE, num_encoder_layers=0, num_decoder_layers=4)
+    if name.startswith("expert"):
+        devices = make_mesh(MeshConfig(expert=2), jax.devices()[:2])
+        config = replace(BASE, moe=MoEConfig(4, 2))
     with nullcontext() if devices is None else jax.set_mesh(devices):
         before = programs[""] if base == COMPUTE and devices is None else program(config, base)
         assert program(config, changed) != before
