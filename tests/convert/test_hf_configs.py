@@ -72,6 +72,11 @@ PUBLISHED = {
         rms_norm_eps=1e-05,
         **{"transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}},
     ),
+    "Falcon 3": decoder(
+        "llama", attention_bias=False, head_dim=32, hidden_act="silu", mlp_bias=False,
+        num_key_value_heads=2, pretraining_tp=1, rms_norm_eps=1e-06, rope_scaling=None,
+        rope_theta=1000042, tie_word_embeddings=False,
+    ),
     "SmolLM3": decoder(
         "smollm3",
         layer_types=["full_attention"] * 6,

@@ -7,6 +7,7 @@ import hf_models
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import llmjax
 from llmjax.convert.hf.multimodal import is_multimodal, text_config
@@ -111,3 +112,12 @@ def test_what_has_no_text_model_is_refused(tmp_path):
     kind(transformers.CLIPConfig(text_config=small, vision_config=VISION)).save_pretrained(tmp_path)
     with pytest.raises(UserError):
         import_model(tmp_path, tmp_path / "run")
+
+
+def test_a_text_model_of_another_type_is_refused_by_name(tmp_path):
+    config = {"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"model.embed_tokens.weight": np.zeros((8, 4))}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="llama4_text"):
+        import_model(tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

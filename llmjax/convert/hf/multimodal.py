@@ -129,7 +129,7 @@ def text_model(
     text, tensors = text_config(config, where), TextTensors(source, where)
     text["tie_word_embeddings"] = HEAD not in tensors.names()
     log.warning(
-        "%s: only the text model (%s) of %s is imported, without %d tensors of its other parts",
+        "%s: reads only the text model (%s) of %s; %d tensors of its other parts are left out",
         where,
         text["model_type"],
         config.get("model_type"),
