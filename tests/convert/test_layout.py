@@ -10,6 +10,7 @@ from llmjax.convert.hf.names import Layout, Segment
 
 SIZES = {"d": 6, "e": 6, "h": 4, "n": 2, "k": 3, "f": 5, "v": 7, "p": 8, "t": 2, "b": 9, "i": 1}
 SIZES |= {"w": 4, "c": 5, "q": 7, "g": 3, "s": 2, "a": 4, "m": 3, "u": 5}
+SIZES |= {"lh": 2, "l": 3, "r": 2, "lw": 5, "y": 10, "lhl": 6, "lhy": 20, "z": 4}
 LAYOUTS = sorted(
     {row.layout for family in FAMILIES.values() for row in family.table.rows},
     key=lambda layout: (layout.notation, str(layout.segment)),

@@ -265,7 +265,11 @@ def test_mistakes_are_named(config, folder, monkeypatch):
     everything = refused(RegexFilter(""))
     assert "its filters dropped all" in everything
     assert "(regex " in everything
-    if importlib.util.find_spec("fasttext") is None:
+    find = importlib.util.find_spec
+    with monkeypatch.context() as without:
+        absent = ("fasteners", "fasttext")
+        lacks = lambda name, *_: None if name in absent else find(name)  # noqa: E731
+        without.setattr(importlib.util, "find_spec", lacks)
         message = refused(LanguageFilter())
         assert message.startswith("filter language: needs fasteners and fasttext")
         assert "pip install fasteners fasttext-numpy2-wheel" in message
@@ -278,7 +282,6 @@ def test_mistakes_are_named(config, folder, monkeypatch):
         flags: int = 0
 
     assert "has no parameter flags of RegexFilter; pip install" in refused(Later("a"))
-    find = importlib.util.find_spec
     hidden = lambda name: None if name == "datatrove" else find(name)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     assert "pip install 'llmjax[datatrove]'" in refused(SamplerFilter())

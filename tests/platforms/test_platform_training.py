@@ -67,6 +67,10 @@ def small(model, **changes):
     kv = None if model.num_kv_heads is None else 2
     sizes = {"d_model": 64, "head_dim": model.head_width, "num_heads": 4, "num_kv_heads": kv}
     sizes |= {"d_ff": 128, "max_length": max(LENGTH, 256)}
+    if model.mla is not None:
+        sizes["head_dim"] = None
+    if model.moe is not None:
+        sizes["moe"] = replace(model.moe, dense_layers=model.moe.dense_layers[:1])
     return replace(model, **layers | sizes | changes)
 
 

@@ -95,7 +95,7 @@ ROWS = (
         _part(
             f"{_L}.{name}.kernel",
             f"{_THERE}.in_proj_qkvz.weight",
-            "(x j) d -> d x j",
+            "(lh j) d -> d lh j",
             _GROUP,
             number,
         )
@@ -103,21 +103,27 @@ ROWS = (
     ),
     *(
         _part(
-            f"{_L}.{name}.kernel", f"{_THERE}.in_proj_ba.weight", "(x j) d -> d x j", ("r",) * 2, n
+            f"{_L}.{name}.kernel",
+            f"{_THERE}.in_proj_ba.weight",
+            "(lh j) d -> d lh j",
+            ("r",) * 2,
+            n,
         )
         for n, name in enumerate(("beta", "decay"))
     ),
     *(
-        _part(f"{_L}.{name}_conv", f"{_THERE}.conv1d.weight", "j i z -> j z", ("xl", "xl", "xy"), n)
+        _part(
+            f"{_L}.{name}_conv", f"{_THERE}.conv1d.weight", "j i z -> j z", ("lhl", "lhl", "lhy"), n
+        )
         for n, name in enumerate(("query", "key", "value"))
     ),
     *(
         NameRow(f"{_HERE}.{here}", f"{HF_LAYER}.{_THERE}.{there}", Layout(notation))
         for here, there, notation in (
-            ("log_rate", "A_log", "(x r) -> x r"),
-            ("decay_bias", "dt_bias", "(x r) -> x r"),
+            ("log_rate", "A_log", "(lh r) -> lh r"),
+            ("decay_bias", "dt_bias", "(lh r) -> lh r"),
             ("norm.scale", "norm.weight", "lw -> lw"),
-            ("out.kernel", "out_proj.weight", "d (x y) -> x y d"),
+            ("out.kernel", "out_proj.weight", "d (lh y) -> lh y d"),
         )
     ),
 )

@@ -49,7 +49,7 @@ RANGES: dict[str, Range] = {
         (
             "num_hidden_layers num_layers num_decoder_layers n_layer n_layers "
             "sliding_window_pattern global_attn_every_n_layers no_rope_layer_interval "
-            "decoder_sparse_step",
+            "decoder_sparse_step full_attention_interval",
             Range(1, MAX_LAYERS),
         ),
         ("max_window_layers first_k_dense_replace", Range(0, MAX_LAYERS)),
@@ -59,7 +59,8 @@ RANGES: dict[str, Range] = {
             "num_heads n_heads n_head relative_attention_num_buckets kv_lora_rank q_lora_rank "
             "qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim num_experts "
             "num_local_experts n_routed_experts num_experts_per_tok moe_intermediate_size "
-            "n_group topk_group",
+            "n_group topk_group linear_num_key_heads linear_num_value_heads linear_key_head_dim "
+            "linear_value_head_dim linear_conv_kernel_dim",
             Range(1, MAX_SIZE),
         ),
         (

@@ -12,8 +12,8 @@ holds several parameters side by side, an axis is divided into segments, one per
 Axes: v vocabulary, d d_model (and e, in a square matrix), h heads, n key/value heads, k head_dim,
 f d_ff, p positions, t token types, b relative buckets; of latent attention w width of a value, c
 and q widths of compressed keys and queries, g and s a head's dimensions without and with positions;
-a experts, m width of an expert, u of the shared one; of linear attention x key heads, l width of a
-key, r value heads of a key head, lw width of a value, y width of a key head's values, xl and xy
+a experts, m width of an expert, u of the shared one; of linear attention lh key heads, l width of a
+key, r value heads of a key head, lw width of a value, y width of a key head's values, lhl and lhy
 channels of all key heads' keys and values, z taps of a convolution; i a single number.
 """
 
@@ -59,13 +59,13 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "a": moe.num_experts,
         "m": config.expert_width,
         "u": moe.shared_width,
-        "x": linear.key_heads,
+        "lh": linear.key_heads,
         "l": linear.key_head_dim,
         "r": linear.values_per_key,
         "lw": linear.value_head_dim,
         "y": linear.group_width,
-        "xl": linear.key_heads * linear.key_head_dim,
-        "xy": linear.key_heads * linear.group_width,
+        "lhl": linear.key_heads * linear.key_head_dim,
+        "lhy": linear.key_heads * linear.group_width,
         "z": linear.conv_width,
         "i": 1,
     }

@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class RemoteCheckpoints(Checkpoints):
     def _make_checkpointer(self, options: ocp.options.AsyncOptions) -> ocp.AsyncCheckpointer:
         return ocp.AsyncCheckpointer(
             _handler("params", "training"),
-            async_options=options,
+            async_options=replace(options, create_directories_asynchronously=False),
             multiprocessing_options=_alone(),
         )
 
@@ -213,7 +214,10 @@ def _handler(*items: str) -> ocp.CompositeCheckpointHandler:
             multiprocessing_options=_alone(),
         )
 
-    options = ocp.CompositeOptions(multiprocessing_options=_alone())
+    # Orbax's writers wait for their folders by keys that all processes share: another process's
+    # folder, which is made first, would let them begin before their own is there.
+    at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    options = ocp.CompositeOptions(multiprocessing_options=_alone(), async_options=at_once)
     return ocp.CompositeCheckpointHandler(
         composite_options=options, **{item: zarr() for item in items}
     )
