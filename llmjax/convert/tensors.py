@@ -1,6 +1,6 @@
 """Tensors to read, independent of their file format, and tensors to write."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,29 @@ class TensorSource(Protocol):
         Raises:
           UserError: the file cannot be read.
         """
+
+
+class RenamedTensors:
+    """A `TensorSource` of some of another's tensors, under other names."""
+
+    def __init__(self, source: TensorSource, names: Mapping[str, str]):
+        """Args:
+        source: the tensors.
+        names: new name -> name in the source.
+        """
+        self._source, self._names = source, names
+
+    def names(self) -> Iterable[str]:
+        return list(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(self._names[name])
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._source.dtype(self._names[name])
+
+    def read(self, name: str, index: Index | None = None) -> np.ndarray:
+        return self._source.read(self._names[name], index)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,16 @@ extractive QA. Of a head that cannot be read only the body is imported, with a w
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from llmjax.convert.families.family import Family, HeadKind, TaskClass
 from llmjax.convert.hf.classes import model_with_head
 from llmjax.convert.hf.mapping import read_params
-from llmjax.convert.tensors import Index, TensorSource
+from llmjax.convert.tensors import RenamedTensors, TensorSource
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
@@ -165,8 +164,8 @@ def _labels(values: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
     return labels
 
 
-class BodyTensors:
-    """A `TensorSource` of a class without its head, under the family's names."""
+class BodyTensors(RenamedTensors):
+    """The tensors of a class without its head, under the family's names."""
 
     def __init__(self, source: TensorSource, family: Family, task_class: TaskClass):
         table = family.table
@@ -177,26 +176,15 @@ class BodyTensors:
             for row in task_class.rows()
             if not (task_class.pools and "dense" in row.param)
         }
-        self._source, self._names = source, dict[str, str]()
+        names = dict[str, str]()
         for actual in source.names():
             name = table.name(actual, skipped)
             if name in skipped:
                 continue
             if task_class.body is not None and actual.startswith(task_class.body):
                 name = table.prefix + actual.removeprefix(task_class.body)
-            self._names[name] = actual
-
-    def names(self) -> Iterable[str]:
-        return list(self._names)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(self._names[name])
-
-    def dtype(self, name: str) -> np.dtype:
-        return self._source.dtype(self._names[name])
-
-    def read(self, name: str, index: Index | None = None) -> np.ndarray:
-        return self._source.read(self._names[name], index)
+            names[name] = actual
+        super().__init__(source, names)
 
 
 def body_shape(shape: ModelConfig, task_class: TaskClass) -> ModelConfig:

@@ -9,9 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from llmjax.convert.tensors import Index, TensorSource
+from llmjax.convert.tensors import RenamedTensors, TensorSource
 from llmjax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,8 +68,8 @@ def _without_sections(rope: Mapping[str, Any]) -> dict[str, Any]:
     return {name: "default" if value == "mrope" else value for name, value in kept.items()}
 
 
-class TextTensors:
-    """A `TensorSource` of the text model's tensors, under the names that it has alone."""
+class TextTensors(RenamedTensors):
+    """The text model's tensors, under the names that it has alone."""
 
     def __init__(self, source: TensorSource, where: object):
         """Args:
@@ -81,27 +79,15 @@ class TextTensors:
         Raises:
           UserError: no part has the embedding of a text model.
         """
-        self._source = source
         names = list(source.names())
         body = _body(names, where)
-        self._names = {
+        renamed = {
             "model." + name.removeprefix(body): name for name in names if name.startswith(body)
         }
         if (head := next((name for name in names if name.endswith(HEAD)), None)) is not None:
-            self._names[HEAD] = head
-        self.left_out = len(names) - len(self._names)
-
-    def names(self) -> Iterable[str]:
-        return list(self._names)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(self._names[name])
-
-    def dtype(self, name: str) -> np.dtype:
-        return self._source.dtype(self._names[name])
-
-    def read(self, name: str, index: Index | None = None) -> np.ndarray:
-        return self._source.read(self._names[name], index)
+            renamed[HEAD] = head
+        super().__init__(source, renamed)
+        self.left_out = len(names) - len(renamed)
 
 
 def _body(names: Iterable[str], where: object) -> str:
