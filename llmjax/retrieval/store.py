@@ -11,6 +11,8 @@ import numpy as np
 from llmjax.errors import UserError
 from llmjax.registry import Registry
 from llmjax.retrieval.passages import Passage
+from llmjax.storage.checksums import check_checksum, with_checksum
+from llmjax.storage.json_documents import DOCUMENT, json_text, parse_json
 
 K1, B = 1.2, 0.75
 """Of BM25, in every store."""
@@ -147,15 +149,35 @@ def checksum(passage: Passage, vector: np.ndarray) -> int:
     return zlib.crc32(repr(tuple(passage.place)).encode() + passage.text.encode() + data)
 
 
-def check_passages(stored: Sequence[StoredPassage], ids: Sequence[int], name: str) -> None:
-    """Verify checksums.
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """The metadata of an index with their checksum, as stores keep them."""
+    return json_text(with_checksum(metadata))
+
+
+def read_metadata_text(text: str, name: str, fix: str) -> Mapping[str, Any]:
+    """Read what `metadata_text` wrote; `name` is the index's and `fix` what helps, for messages.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    document = parse_json(text, name, limits=DOCUMENT, fix=fix)
+    if not isinstance(document, dict):
+        raise UserError(name, "is damaged: no metadata", fix)
+    return check_checksum(document, name)
+
+
+def in_order(found: Iterable[StoredPassage], ids: Sequence[int], name: str) -> list[StoredPassage]:
+    """Passages in the order of their ids, with their checksums verified.
 
     Raises:
       UserError: a passage is damaged or missing.
     """
+    by_id = {passage.id: passage for passage in found}
+    stored = [by_id[id] for id in ids if id in by_id]
     if len(stored) != len(ids):
         raise UserError(name, "is damaged: passages are missing", "index into a new one")
     for item in stored:
         if checksum(item.passage, item.vector) != item.checksum:
             reason = f"is damaged: a passage of {item.document} fails its checksum"
             raise UserError(name, reason, "index into a new one")
+    return stored

@@ -17,12 +17,12 @@ from llmjax.retrieval.store import (
     Store,
     StoredPassage,
     StoreWriter,
-    check_passages,
     checksum,
+    in_order,
+    metadata_text,
+    read_metadata_text,
 )
 from llmjax.retrieval.terms import terms as terms_of
-from llmjax.storage.checksums import check_checksum, with_checksum
-from llmjax.storage.json_documents import DOCUMENT, json_text, parse_json
 
 try:
     import psycopg
@@ -131,10 +131,7 @@ class PostgresStore(Store):
         rows = self._rows("select value from metadata") if self._is_there() else []
         if not rows:
             return None
-        document = parse_json(rows[0][0], self.name, limits=DOCUMENT, fix="index into a new one")
-        if not isinstance(document, dict):
-            raise UserError(self.name, "is damaged: no metadata", "index into a new one")
-        return check_checksum(document, self.name)
+        return read_metadata_text(rows[0][0], self.name, "index into a new one")
 
     def digests(self) -> dict[str, str]:
         if not self._is_there():
@@ -171,13 +168,11 @@ class PostgresStore(Store):
             "where passages.id = any(%s)",
             (list(ids),),
         )
-        by_id = {
-            id: StoredPassage(id, path, Passage(text, Place(*place)), vector.to_numpy(), stored)
+        passages = (
+            StoredPassage(id, path, Passage(text, Place(*place)), vector.to_numpy(), stored)
             for id, path, text, *place, vector, stored in found
-        }
-        stored = [by_id[id] for id in ids if id in by_id]
-        check_passages(stored, ids, self.name)
-        return stored
+        )
+        return in_order(passages, ids, self.name)
 
     @contextmanager
     def transaction(self) -> Iterator["PostgresWriter"]:
@@ -201,7 +196,7 @@ class PostgresWriter(StoreWriter):
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         self._connection.execute("delete from metadata")
-        text = json_text(with_checksum(metadata))
+        text = metadata_text(metadata)
         self._connection.execute("insert into metadata values (%s)", (text,))
 
     def remove(self, document: str) -> None:

@@ -19,12 +19,12 @@ from llmjax.retrieval.store import (
     Store,
     StoredPassage,
     StoreWriter,
-    check_passages,
     checksum,
+    in_order,
+    metadata_text,
+    read_metadata_text,
 )
 from llmjax.retrieval.terms import terms as terms_of
-from llmjax.storage.checksums import check_checksum, with_checksum
-from llmjax.storage.json_documents import DOCUMENT, json_text, parse_json
 
 try:
     import apsw
@@ -130,10 +130,7 @@ class SqliteStore(Store):
         if self._is_empty():
             return None
         ((text,),) = self._rows("select value from metadata") or (("null",),)
-        document = parse_json(text, self.name, limits=DOCUMENT, fix="index into a new file")
-        if not isinstance(document, dict):
-            raise UserError(self.name, "is damaged: no metadata", "index into a new file")
-        return check_checksum(document, self.name)
+        return read_metadata_text(text, self.name, "index into a new file")
 
     def digests(self) -> dict[str, str]:
         if self._is_empty():
@@ -173,15 +170,13 @@ class SqliteStore(Store):
             f"join vectors on vectors.id = passages.id where passages.id in ({marks})",
             ids,
         )
-        by_id = {
-            id: StoredPassage(
+        passages = (
+            StoredPassage(
                 id, path, Passage(text, Place(*place)), np.frombuffer(vector, "<f4"), stored
             )
             for id, path, text, *place, vector, stored in found
-        }
-        stored = [by_id[id] for id in ids if id in by_id]
-        check_passages(stored, ids, self.name)
-        return stored
+        )
+        return in_order(passages, ids, self.name)
 
     @contextmanager
     def transaction(self) -> Iterator["SqliteWriter"]:
@@ -226,9 +221,7 @@ class SqliteWriter(StoreWriter):
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         self._connection.execute("delete from metadata")
-        self._connection.execute(
-            "insert into metadata values (?)", (json_text(with_checksum(metadata)),)
-        )
+        self._connection.execute("insert into metadata values (?)", (metadata_text(metadata),))
 
     def remove(self, document: str) -> None:
         number = "(select id from documents where path = ?)"
