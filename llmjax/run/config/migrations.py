@@ -184,6 +184,16 @@ def _sparse(config: Plain) -> Plain:
     }
 
 
+def _refined(config: Plain) -> Plain:
+    """9 -> 10: new fields, with what they stand for in runs that lacked them."""
+    compute: Plain = {}
+    model: Plain = {}
+    return config | {
+        "compute": config["compute"] | compute,
+        "model": config["model"] | model,
+    }
+
+
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     1: _families,
     2: _tasks,
@@ -193,5 +203,6 @@ MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     6: _stores,
     7: _speed,
     8: _sparse,
+    9: _refined,
 }
 """Format -> the migration from it."""

@@ -18,7 +18,7 @@ from llmjax.storage.checksums import check_checksum, with_checksum
 from llmjax.storage.json_documents import SETTINGS, json_text, parse_json
 from llmjax.version import __version__
 
-FORMAT = 9
+FORMAT = 10
 
 
 def package_version() -> str:
