@@ -9,7 +9,7 @@ folded into the weights that they multiply, which is the same training (arXiv:20
 exports need nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -155,7 +155,7 @@ def _scale(
     return Scale(1.0, 1.0, 1 / (width * depth) if axes[0] == "layers" else 1 / width)
 
 
-def scaled(tree: Tree, factors: dict[str, float]) -> Tree:
+def scaled(tree: Tree, factors: Mapping[str, float]) -> Tree:
     """The tree with leaves multiplied by the factors of their paths, if not 1."""
     return unflatten(
         {
