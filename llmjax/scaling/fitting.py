@@ -17,7 +17,7 @@ from llmjax.scaling.laws import Floats, LossLaw, PowerLaw, RepetitionLaw
 
 DELTA = 1e-3
 """Residuals of the logarithm above this count linearly (arXiv:2203.15556, appendix D.3)."""
-STARTS = 48
+STARTS = 24
 """Starts that are followed, those of least error among the grid's."""
 BOOTSTRAPS = 200
 COVERAGE = 0.95
@@ -186,7 +186,7 @@ def _minimum(
             xtol=1e-10,
             ftol=1e-10,
             gtol=1e-12,
-            max_nfev=500,
+            max_nfev=200,
         )
         for start in starts
     ]
@@ -244,7 +244,7 @@ class Parabola:
 
     def loss(self, parameters: Floats) -> Floats:
         """The fitted loss."""
-        return np.polyval(self.coefficients, np.log(parameters))
+        return np.asarray(np.polyval(self.coefficients, np.log(parameters)), np.float64)
 
 
 def fit_parabola(flops: float, parameters: Floats, loss: Floats) -> Parabola | None:

@@ -1,5 +1,6 @@
 """Scaling laws: loss as a function of parameters and tokens, and what is optimal under them."""
 
+import math
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -50,10 +51,11 @@ class LossLaw:
           flops_per_parameter: per parameter and token.
         """
         alpha, beta = self.parameter_exponent, self.token_exponent
-        ratio = alpha * self.parameter_factor / (beta * self.token_factor)
-        product = flops / flops_per_parameter
-        parameters = ratio ** (1 / (alpha + beta)) * product ** (beta / (alpha + beta))
-        return parameters, product / parameters
+        # In logarithms: the laws of some bootstrap samples are extreme.
+        ratio = math.log(alpha / beta) + _log(self.parameter_factor) - _log(self.token_factor)
+        product = math.log(flops / flops_per_parameter)
+        parameters = (ratio + beta * product) / (alpha + beta)
+        return _exp(parameters), _exp(product - parameters)
 
     @property
     def optimal_exponent(self) -> float:
@@ -63,6 +65,14 @@ class LossLaw:
     def values(self) -> tuple[float, ...]:
         """E, A, alpha, B, beta."""
         return astuple(self)
+
+
+def _log(value: float) -> float:
+    return math.log(max(value, 1e-300))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 690.0))
 
 
 @dataclass(frozen=True)

@@ -95,16 +95,15 @@ def _record(distribution: Distribution) -> str:
 def _license(distribution: Distribution) -> str:
     metadata = distribution.metadata
     for field in ("License-Expression", "License"):
-        if value := metadata.get(field):
-            return str(value).strip().splitlines()[0]
+        if field in metadata and (value := metadata[field].strip()):
+            return value.splitlines()[0]
     named = [line for line in metadata.get_all("Classifier") or () if line.startswith("License")]
     return "; ".join(line.rpartition(" :: ")[2] for line in named) or "not named"
 
 
 def _documents(distribution: Distribution) -> Iterator[str]:
-    description = distribution.metadata.get("Description") or distribution.metadata.get_payload()
-    if isinstance(description, str) and description.strip():
-        yield description.strip() + "\n"
+    if description := str(distribution.metadata.json.get("description", "")).strip():
+        yield description + "\n"
     files = sorted(distribution.files or (), key=str)
     paths = [
         Path(str(distribution.locate_file(file))) for file in files if not SKIPPED & set(file.parts)
