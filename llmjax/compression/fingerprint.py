@@ -34,10 +34,13 @@ NEWER = (
     "moe",
     "multi_token",
     "qk_norm_kind",
+    "query_growth",
+    "query_growth_length",
     "residual_multiplier",
     "rope_interleaved",
     "shared_norm",
     "up_offset",
+    "window_chunks",
 )
 """Fields of the architecture that the first archives lacked."""
 

@@ -15,8 +15,8 @@ def flops_per_token(
     Each weight that multiplies a token counts 6 (2 forward, 4 backward), including the LM head but
     not embedding look-ups and biases. Each attention counts 6 * heads * keys times the widths of a
     head's keys and of its values, with no discount for causality, where `keys` is `length`, or the
-    window if shorter; in latent attention those of expanded heads. Rematerialization does not
-    count. An encoder-decoder is assumed to read one source token per target token.
+    window or chunk if shorter; in latent attention those of expanded heads. Rematerialization does
+    not count. An encoder-decoder is assumed to read one source token per target token.
 
     A layer with linear attention counts, besides its weights, three products of a vector with each
     head's matrix: the recurrence, which chunks compute with more.

@@ -24,6 +24,7 @@ NO_EFFECT_UNLESS = {
     "first_position": ("positions", "learned"),
     "relative_buckets": ("positions", "relative"),
     "relative_max_distance": ("positions", "relative"),
+    "query_growth": ("positions", "rotary"),
     "qk_norm_over": ("qk_norm", True),
     "qk_norm_kind": ("qk_norm", True),
 }
@@ -203,6 +204,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
     if config.window is not None:
         implied["window_rope_theta"] = config.window_rope_theta or config.rope_theta
     default = ModelConfig()
+    if not config.query_growth or not config.unrotated_layers:
+        implied |= {"query_growth": 0.0, "query_growth_length": default.query_growth_length}
     for name, (condition, value) in NO_EFFECT_UNLESS.items():
         if getattr(config, condition) != value:
             implied[name] = getattr(default, name)

@@ -33,6 +33,7 @@ _REGISTRY: Registry[Family] = Registry(
         "glm4_moe": "llmjax.convert.families.moe:GLM4_MOE",
         "granitemoe": "llmjax.convert.families.moe:GRANITE_MOE",
         "gpt_oss": "llmjax.convert.families.moe:GPT_OSS",
+        "llama4_text": "llmjax.convert.families.llama4:LLAMA4",
         "gemma": "llmjax.convert.families.llama:GEMMA",
         "gemma2": "llmjax.convert.families.llama:GEMMA2",
         "gemma3_text": "llmjax.convert.families.llama:GEMMA3",
