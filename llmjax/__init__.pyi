@@ -71,6 +71,9 @@ from .model.rope import Unscaled as Unscaled
 from .model.rope import YarnScaling as YarnScaling
 from .optimizers.config import ScheduleConfig as ScheduleConfig
 from .optimizers.muon import MuonConfig as MuonConfig
+from .optimizers.parametrization import CompleteP as CompleteP
+from .optimizers.parametrization import MuP as MuP
+from .optimizers.parametrization import StandardParametrization as StandardParametrization
 from .optimizers.spikes import SpikesConfig as SpikesConfig
 from .optimizers.standard import AdafactorConfig as AdafactorConfig
 from .optimizers.standard import AdamWConfig as AdamWConfig

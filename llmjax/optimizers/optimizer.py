@@ -1,6 +1,6 @@
 """Builds an optimizer's pure functions from its config."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +12,7 @@ from llmjax.model.trees import flatten, unflatten
 from llmjax.optimizers import moments
 from llmjax.optimizers.config import OptimizerConfig, Tree
 from llmjax.optimizers.param_kinds import ParamKind, decay_mask, param_kinds
+from llmjax.optimizers.parametrization import Scale, scaled
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def make_optimizer(
     lr_multipliers: Tree | None = None,
     *,
     bias_update_rate: float = 0.0,
+    scales: Mapping[str, Scale] | None = None,
 ) -> Optimizer:
     """Builds the optimizer of a run of `steps` steps.
 
@@ -54,14 +56,20 @@ def make_optimizer(
       lr_multipliers: factor of each parameter's learning rate, a tree of broadcastable arrays
         (see `trainable.lr_multipliers`); None: 1.
       bias_update_rate: of selection biases (see `MoEConfig`), which have no other update.
+      scales: factors of each parameter by its dotted path (see `parameter_scales`); None: 1.
     """
     schedule = learning_rate(config, steps)
     biases = _selection_biases(logical_axes)
     axes = _without(biases, logical_axes)
     mask = decay_mask(axes, config.decay_embeddings)
-    chain = optax.chain(
-        config.direction(axes), optax.add_decayed_weights(config.weight_decay, mask)
-    )
+    direction = config.direction(axes)
+    if scales is not None:
+        direction = optax.chain(
+            _scale_by({path: 1 / scale.epsilon for path, scale in scales.items()}),
+            direction,
+            _scale_by({path: scale.rate for path, scale in scales.items()}),
+        )
+    chain = optax.chain(direction, optax.add_decayed_weights(config.weight_decay, mask))
 
     def init(params: Tree) -> optax.OptState:
         params = _without(biases, params)
@@ -92,6 +100,10 @@ def make_optimizer(
         return optax.global_norm(_without(biases, gradients))
 
     return Optimizer(init, apply, schedule, gradient_norm, masked, _admit_finite)
+
+
+def _scale_by(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, params: scaled(updates, factors))
 
 
 def _selection_biases(logical_axes: Tree) -> frozenset[str]:

@@ -16,6 +16,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.lora import merged
 from llmjax.optimizers.param_kinds import ParamKind, param_kind
+from llmjax.optimizers.parametrization import parameter_scales, scaled
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.checkpoint.reading import restore_params, stored_leaves, wait_for_all
 from llmjax.run.checkpoint.remote import save_remote_params
@@ -97,7 +98,7 @@ def initial_params(config: Config, network: Network, mesh: Mesh) -> Tree:
     key = jax.random.key(config.seed)
     with jax.set_mesh(mesh):
         if config.init_from is None:
-            return jax.jit(network.init)(key)
+            return jax.jit(partial(_random, config, network))(key)
         base = Run.open(config.init_from)
         base_params, abstract = _base_params(base), network.abstract_params()
         if network.model.config.moe is not None and base.config().model.moe is None:
@@ -105,6 +106,15 @@ def initial_params(config: Config, network: Network, mesh: Mesh) -> Tree:
         is_shared = _shared_leaves(abstract, base_params)
         new_params = jax.jit(lambda key: split(network.init(key), is_shared)[1])(key)
         return join(split(base_params, _shared_leaves(base_params, abstract))[0], new_params)
+
+
+def _random(config: Config, network: Network, key: jax.Array) -> Tree:
+    """Random parameters, in the parametrization."""
+    params, axes = network.init(key), network.logical_axes()
+    scales = parameter_scales(config.parametrization, network.model.config, config.optimizer, axes)
+    if scales is None:
+        return params
+    return scaled(params, {path: scale.init for path, scale in scales.items()})
 
 
 def _upcycled(config: Config, base_params: Tree, network: Network) -> Tree:

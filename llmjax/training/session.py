@@ -25,6 +25,7 @@ from llmjax.model.model import Model
 from llmjax.model.params import param_specs
 from llmjax.model.stages import check_microbatches
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
+from llmjax.optimizers.parametrization import parameter_scales
 from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.chips import chip_of
@@ -206,6 +207,9 @@ def open_session(config: Config, run: Run) -> Session:
         trained_axes,
         trained_rates,
         bias_update_rate=network.model.config.bias_update_rate,
+        scales=parameter_scales(
+            config.parametrization, network.model.config, config.optimizer, axes
+        ),
     )
     optimizer = skip_spikes(optimizer, config.spikes)
     return Session(

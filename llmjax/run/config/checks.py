@@ -16,6 +16,7 @@ from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
 from llmjax.model.compute import compute_problems
+from llmjax.optimizers.parametrization import parametrization_problems
 from llmjax.optimizers.spikes import spikes_problems
 from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
@@ -98,6 +99,7 @@ def _problems(config: Config) -> Iterator[str]:
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from config.optimizer.problems(steps)
+    yield from parametrization_problems(config.parametrization, config.model, config.optimizer)
     yield from spikes_problems(config.spikes)
     yield from trainable_problems(config.trainable, config.model.lora is not None)
     yield from task_problems(config.tasks)

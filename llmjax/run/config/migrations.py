@@ -191,6 +191,7 @@ def _refined(config: Plain) -> Plain:
     return config | {
         "compute": config["compute"] | compute,
         "model": config["model"] | model,
+        "parametrization": {"kind": "standard"},
     }
 
 

@@ -12,6 +12,7 @@ from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import OPTIMIZERS, OptimizerConfig
+from llmjax.optimizers.parametrization import ParametrizationConfig, StandardParametrization
 from llmjax.optimizers.spikes import SpikesConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.optimizers.trainable import TrainableConfig, TrainAll
@@ -92,6 +93,9 @@ class Config:
     """What is predicted from what: causal, masked, span, prefix, or a mixture of them."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """The optimizer with its learning-rate schedule."""
+    parametrization: ParametrizationConfig = field(default_factory=StandardParametrization)
+    """How initial weights and learning rates depend on the model's size: standard (they do not),
+    mup (on the width) or completep (on width and depth). With init_from, only learning rates."""
     spikes: SpikesConfig = field(default_factory=SpikesConfig)
     """Which updates are skipped as loss spikes, and whether the run then rolls back."""
     loss: LossConfig = field(default_factory=LossConfig)

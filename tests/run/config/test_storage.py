@@ -174,7 +174,7 @@ def test_tasks_of_format_3_tell_their_answers_as_they_did():
 def test_run_folders_of_every_format_still_read():
     """When this fails, a field of a config has changed: see llmjax/run/config/storage.py."""
     files = sorted(Path(__file__).parent.glob("format_*.json"))
-    assert [path.stem for path in files] == [f"format_{n}" for n in range(1, FORMAT + 1)]
+    assert {path.stem for path in files} == {f"format_{n}" for n in range(1, FORMAT + 1)}
     for path in files:
         config = storage.read(path)
         assert config.steps == 1234
