@@ -34,6 +34,7 @@ NAMES = {
     "granitemoe": ("granitemoe", "GraniteMoeForCausalLM"),
     "glm4moe": ("glm4_moe", "Glm4MoeForCausalLM"),
     "gpt-oss": ("gpt_oss", "GptOssForCausalLM"),
+    "llama4": ("llama4_text", "Llama4ForCausalLM"),
     "deepseek2": ("deepseek_v2", "DeepseekV2ForCausalLM"),
 }
 """Architecture in GGUF -> Transformers' model_type and class. Files of llama with experts are
@@ -264,6 +265,8 @@ def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
             return {"clip_qkv": None}
         case "glm4moe":
             return _glm(metadata)
+        case "llama4":
+            return _llama4(metadata, layers)
         case "gpt-oss":
             return {"sliding_window": metadata.integer("attention.sliding_window")}
         case "phi3":
@@ -293,6 +296,25 @@ def _mixtral(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
         metadata.fail("has experts and biases of its attention, which Mixtral does not have")
     names = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
     return names | {"sliding_window": None}
+
+
+def _llama4(metadata: Metadata, layers: int) -> dict[str, Any]:
+    """What llama.cpp computes whatever a file says: chunks of 8192, every fourth layer without
+    them and without positions, or, with a window of 0, none of these; norms unless 128 experts."""
+    experts = metadata.get("expert_count", 0)
+    if not experts:
+        metadata.fail("has no experts, which no Llama 4 lacks")
+    every = 4 if metadata.get("attention.sliding_window") != 0 else layers + 1
+    return {
+        "intermediate_size_mlp": metadata.integer("feed_forward_length"),
+        "interleave_moe_layer_step": metadata.integer("interleave_moe_layer_step"),
+        "attention_chunk_size": 8192 if every == 4 else None,
+        "no_rope_layers": [int((layer + 1) % every != 0) for layer in range(layers)],
+        "attn_temperature_tuning": every == 4,
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
+        "use_qk_norm": experts != 128,
+    }
 
 
 def _glm(metadata: Metadata) -> dict[str, Any]:

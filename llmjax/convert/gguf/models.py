@@ -33,12 +33,16 @@ ARCHITECTURES = {
     "granitemoe": "granitemoe",
     "glm4_moe": "glm4moe",
     "gpt_oss": "gpt-oss",
+    "llama4_text": "llama4",
     "deepseek_v3": "deepseek2",
     "deepseek_v2": "deepseek2",
 }
 """Transformers' model_type -> architecture of GGUF, in the order in which to try them."""
 WITH_EXPERTS = tuple(ARCHITECTURES)[3:]
-WITHOUT_BIAS = ("qwen3", "qwen3_moe", "olmoe", "granitemoe", "deepseek_v2", "deepseek_v3")
+WITHOUT_BIAS = (
+    *("qwen3", "qwen3_moe", "olmoe", "granitemoe", "llama4_text"),
+    *("deepseek_v2", "deepseek_v3"),
+)
 """Models whose biases of attention llama.cpp leaves out."""
 LITE_LAYERS = (26, 27)
 """Numbers of layers by which llama.cpp knows that queries are not compressed (DeepSeek-V2-Lite)."""
@@ -79,7 +83,8 @@ def choose_family(shape: ModelConfig) -> Family:
 def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
     """The fields that the family, or a GGUF file of it, cannot express."""
     found = family.unsupported(shape)
-    if shape.window is not None and family.model_type != "gpt_oss" and "window" not in found:
+    windows = family.model_type in ("gpt_oss", "llama4_text")
+    if shape.window is not None and not windows and "window" not in found:
         found.append("window")
     if (shape.moe is None) == (family.model_type in WITH_EXPERTS) and "moe" not in found:
         found.append("moe")
@@ -87,7 +92,7 @@ def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
         found.append("qkv_bias")
     if family.model_type == "qwen2" and shape.head_width * shape.num_heads != shape.d_model:
         found.append("head_dim")
-    if family.model_type not in ("deepseek_v2", "deepseek_v3", "glm4_moe"):
+    if family.model_type not in ("deepseek_v2", "deepseek_v3", "glm4_moe", "llama4_text"):
         found += ["moe.dense_layers"] if shape.moe is not None and shape.moe.dense_layers else []
     if shape.mla is not None and shape.mla.query_rank is None:
         found += [] if shape.num_decoder_layers in LITE_LAYERS else ["mla.query_rank"]
@@ -180,6 +185,10 @@ def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
             "attention.scale": float(config["attention_multiplier"]),
             "logit_scale": float(config["logits_scaling"]),
         }
+    if architecture == "llama4":
+        values["feed_forward_length"] = shape.mlp_width
+        values["interleave_moe_layer_step"] = int(config["interleave_moe_layer_step"])
+        values |= {} if shape.window is not None else {"attention.sliding_window": 0}
     if architecture == "gpt-oss":
         values["attention.sliding_window"] = int(config["sliding_window"])
     return {f"{architecture}.{key}": value for key, value in values.items()}
