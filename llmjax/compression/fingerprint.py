@@ -33,6 +33,7 @@ NEWER = (
     "mla",
     "moe",
     "multi_token",
+    "multi_token_experts",
     "qk_norm_kind",
     "query_growth",
     "query_growth_length",

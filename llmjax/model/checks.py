@@ -58,6 +58,8 @@ def problems(config: ModelConfig) -> Iterator[str]:
             yield "linear needs a decoder alone"
     if config.multi_token:
         yield from _multi_token_conflicts(config)
+    if config.multi_token_experts and (config.moe is None or not config.multi_token):
+        yield "multi_token_experts has no meaning without multi_token and moe"
     yield from _number_problems(config)
     if config.moe is not None:
         yield from (f"moe: {problem}" for problem in choice_problems(config.moe))

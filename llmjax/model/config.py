@@ -161,8 +161,11 @@ class ModelConfig:
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
     multi_token: bool = False
-    """Whether a further, dense layer predicts the token after next in training (DeepSeek-V3); the
-    weight of its loss is loss.multi_token_weight. Neither inference nor an export uses it."""
+    """Whether a further layer predicts the token after next in training (DeepSeek-V3); the weight
+    of its loss is loss.multi_token_weight. Inference does not use it."""
+    multi_token_experts: bool = False
+    """Whether that layer has experts as the model's other layers, as in published files, instead of
+    a dense MLP."""
     lora: LoraConfig | None = None
     """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 

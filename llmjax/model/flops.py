@@ -48,7 +48,9 @@ def flops_per_token(
     if lm_head:
         weights += d * config.vocab_size + d * d * config.lm_head_transform
     if config.multi_token:
-        weights += 2 * d * d + projections + config.mlp_width * d * (3 if config.gated else 2)
+        sparse = config.multi_token_experts
+        further = types[-1]._replace(is_sparse=sparse, mlp_width=config.mlp_width)
+        weights += 2 * d * d + projections + _mlp_weights(config, further)
         weights += d * config.vocab_size if lm_head else 0
     trained = 6.0 if config.lora is None else 4.0
     per_weight = trained if backward else 2.0

@@ -85,6 +85,7 @@ OTHER = {
     "lm_head_transform": True,
     "lora": LoraConfig(),
     "multi_token": True,
+    "multi_token_experts": True,
     "pooler": True,
 }
 COMPUTE = ComputeConfig(dropout=0.1)
@@ -112,6 +113,11 @@ COMPUTE_NEEDS = {
 WINDOW = {"window": 3}
 NEEDS = {
     "multi_token": {"num_encoder_layers": 0},
+    "multi_token_experts": {
+        "num_encoder_layers": 0,
+        "multi_token": True,
+        "moe": MoEConfig(4, 2, dense_layers=(0, 1)),
+    },
     "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
     "linear": {"num_encoder_layers": 0},

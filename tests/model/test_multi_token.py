@@ -14,6 +14,7 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.flops import flops_per_token
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.params import param_specs
 from llmjax.parallel.mesh import make_mesh
 
@@ -78,6 +79,21 @@ def test_the_model_is_the_same_without_it():
     assert rest.keys() == plain.abstract_params().keys()
 
 
+@pytest.mark.once
+def test_its_layer_may_have_experts():
+    moe = MoEConfig(4, 1, 8, dense_layers=(0,), shared_width=8)
+    config = replace(MODEL, moe=moe, multi_token_experts=True)
+    model, params = make(config)
+    assert "experts" in params["multi_token"]["stack"]["layers"]["mlp"]
+    (_, loss), gradients = loss_and_gradients(model, params, batch(config))
+    assert "multi_token_router_entropy" in loss.sums
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["multi_token"]))
+    dense = replace(config, multi_token_experts=False)
+    mlp = 3 * 16 * (dense.mlp_width - 16) - 16 * 4  # two experts of 8, and the router
+    difference = flops_per_token(dense, 16) - flops_per_token(config, 16)
+    assert difference == 6 * mlp
+
+
 def test_flops_count_it():
     kernels = sum(
         np.prod(spec.shape.shape)
@@ -94,6 +110,8 @@ def test_mistakes_are_named():
         resolve(replace(LLAMA, multi_token=True, num_encoder_layers=1), 32)
     with pytest.raises(UserError, match="multi_token needs positions rotary"):
         resolve(replace(LLAMA, multi_token=True, positions="learned"), 32)
+    with pytest.raises(UserError, match="multi_token_experts has no meaning without"):
+        resolve(replace(LLAMA, multi_token=True, multi_token_experts=True), 32)
     model, params = make(LLAMA)
     with pytest.raises(UserError, match="has no module"):
         model.multi_token_hidden(params, jnp.zeros((2, 8, 16)), tokens(2))

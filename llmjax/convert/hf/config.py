@@ -52,7 +52,10 @@ RANGES: dict[str, Range] = {
             "decoder_sparse_step full_attention_interval interleave_moe_layer_step",
             Range(1, MAX_LAYERS),
         ),
-        ("max_window_layers first_k_dense_replace", Range(0, MAX_LAYERS)),
+        (
+            "max_window_layers first_k_dense_replace num_nextn_predict_layers",
+            Range(0, MAX_LAYERS),
+        ),
         (
             "vocab_size type_vocab_size hidden_size d_model dim n_embd intermediate_size "
             "intermediate_size_mlp hidden_dim d_ff n_inner head_dim d_kv num_attention_heads "
