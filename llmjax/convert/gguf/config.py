@@ -7,6 +7,7 @@ model's outputs.
 from collections.abc import Callable
 from typing import Any
 
+from llmjax.convert.families.parts import found_parts
 from llmjax.convert.gguf.expert_keys import SIGMOID, read_experts, read_latent
 from llmjax.convert.gguf.file import GgufFile
 from llmjax.convert.gguf.metadata import Metadata, read_rope_scaling
@@ -70,7 +71,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     if metadata.architecture not in NAMES:
         raise UserError(
             file.path,
-            f"is of architecture {metadata.architecture}",
+            f"is of architecture {metadata.architecture}{_missing(metadata)}",
             f"supported are {', '.join(sorted(NAMES))}",
         )
     if file.metadata.get("split.count", 1) not in (0, 1):
@@ -94,6 +95,15 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
     metadata.check_no_others()
     return config
+
+
+def _missing(metadata: Metadata) -> str:
+    """Which parts llmjax lacks, after a comma; "" if the keys are no sign of any."""
+    prefix = f"{metadata.architecture}."
+    found = metadata.file.metadata.items()
+    keys = {key.removeprefix(prefix).replace(".", "_"): 1 for key, _ in found if prefix in key}
+    parts = ", ".join(dict.fromkeys(found_parts(keys)))
+    return f", with {parts}, which llmjax does not have" if parts else ""
 
 
 def _check_layers(metadata: Metadata) -> None:
