@@ -178,6 +178,8 @@ def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
 
 def _layer_norm_decoder(metadata: Metadata) -> dict[str, Any]:
     """The fields that decoders with LayerNorm and rotated heads share."""
+    for key in ("attention.key_length", "attention.value_length"):
+        metadata.get(key)  # as wide as the model over its heads
     config = _grouped(metadata)
     head = metadata.head_width(config["hidden_size"], config["num_attention_heads"])
     if metadata.integer("rope.dimension_count", head) != head:
@@ -195,8 +197,6 @@ def _starcoder2(metadata: Metadata) -> dict[str, Any]:
 
 
 def _cohere(metadata: Metadata) -> dict[str, Any]:
-    for key in ("attention.key_length", "attention.value_length"):
-        metadata.get(key)  # as wide as the model over its heads
     config = _layer_norm_decoder(metadata) | {
         "layer_norm_eps": metadata.number("attention.layer_norm_epsilon"),
         "hidden_act": "silu",
