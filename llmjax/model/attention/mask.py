@@ -81,7 +81,7 @@ class Mask:
         alone = self.key_segments is None  # all of a row's tokens are of one text
         query = segments(None if alone else self.query_segments, positions, length)
         if slots is not None:
-            every = jnp.broadcast_to(jnp.arange(slots), (len(positions), slots))
+            every = jnp.broadcast_to(jnp.arange(slots), (positions.shape[0], slots))
             key = segments(self.key_segments, every, None)
         elif alone or self.query_segments is self.key_segments:
             key = query
