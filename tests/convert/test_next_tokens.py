@@ -12,8 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 import llmjax
 from llmjax.convert.exporting import export
-from llmjax.convert.families.registry import FAMILIES
+from llmjax.convert.families.registry import FAMILIES, family_of
+from llmjax.convert.hf.classes import PlainModel, with_next_tokens
 from llmjax.convert.importing import import_model
+from llmjax.convert.params import without_adapters
 from llmjax.losses.token_loss import token_loss
 
 torch = pytest.importorskip("torch")
@@ -165,3 +167,13 @@ def test_several_such_layers_are_left_out(name):
     assert table.is_ignored("model.layers.62.mlp.experts.3.up_proj.weight", 61)
     assert not table.is_ignored("model.layers.60.mlp.experts.3.up_proj.weights", 61)
     assert not FAMILIES["llama"].table.is_ignored("model.layers.61.eh_proj.weight", 61)
+
+
+def test_a_dense_layer_of_a_model_with_experts_is_not_exported(case):
+    _, folder, _, run = case
+    family = family_of(json.loads((folder / "there" / "config.json").read_text()))
+    shape = llmjax.load(run).model.config
+    plain = PlainModel(family, without_adapters(shape))
+    assert with_next_tokens(plain, shape).shape.multi_token
+    dense = replace(shape, multi_token_experts=False)
+    assert not with_next_tokens(plain, dense).shape.multi_token

@@ -172,10 +172,14 @@ def export_form(
 def with_next_tokens(
     form: PlainModel | ModelWithHead, shape: ModelConfig
 ) -> PlainModel | ModelWithHead:
-    """The form, with the layer for tokens after next of `shape`, if its files can have that."""
-    if not shape.multi_token or isinstance(form, ModelWithHead):
-        return form
+    """The form, with the layer for tokens after next of `shape`, if its files can have that.
+
+    Other programs expect experts in that layer where the model has some.
+    """
     experts = shape.multi_token_experts
+    expected = experts == (shape.moe is not None)
+    if not shape.multi_token or not expected or isinstance(form, ModelWithHead):
+        return form
     complete = replace(form.shape, multi_token=True, multi_token_experts=experts)
     return form if form.family.unsupported(complete) else PlainModel(form.family, complete)
 
