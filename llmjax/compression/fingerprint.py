@@ -33,11 +33,15 @@ NEWER = (
     "mla",
     "moe",
     "multi_token",
+    "multi_token_experts",
     "qk_norm_kind",
+    "query_growth",
+    "query_growth_length",
     "residual_multiplier",
     "rope_interleaved",
     "shared_norm",
     "up_offset",
+    "window_chunks",
 )
 """Fields of the architecture that the first archives lacked."""
 

@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
 
 from llmjax.convert.families.registry import family_of
@@ -59,6 +58,9 @@ class ImportOptions:
     """Dtype to store parameters in; none: as in the source (float32 for quantised tensors)."""
     mesh: MeshConfig | None = ONE_DEVICE
     """Devices, each of which reads its own shards of the model."""
+    multi_token: bool = True
+    """Whether to import the layer for tokens after next too, if the source has one: training and
+    exports use it, inference does not."""
 
 
 @keyword_options()
@@ -87,7 +89,7 @@ def import_model(source: str | Path, run: str | PathLike[str], options: ImportOp
     target = location(os.fspath(run))
     with new_folder(target) as folder:
         published = open_source(str(source))
-        _fill(folder, target, published, dtype, mesh_of(options.mesh))
+        _fill(folder, target, published, options)
     return target
 
 
@@ -95,15 +97,17 @@ def _fill(
     folder: Path,
     target: Location,
     published: Published,
-    dtype: str | None,
-    mesh: jax.sharding.Mesh | None,
+    options: ImportOptions,
 ) -> None:
     """Write the run of a published model into the empty `folder`, which will be named `target`."""
+    dtype, mesh = options.dtype, mesh_of(options.mesh)
     values, source = published.config, published.tensors
     family = family_of(values, published.where)
     head = published_head(family, architecture_of(values, published.where))
     body = source if head is None else BodyTensors(source, family, head.task_class)
     shape = family.read_config(values, body, published.where)
+    if not options.multi_token:
+        shape = replace(shape, multi_token=False, multi_token_experts=False)
     published.sentence.check(shape.d_model)
     tokenizer = published.tokenizer(shape.vocab_size)
     shape = resolve(

@@ -49,16 +49,25 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
 
 
 def merged_params(
-    run: Run, shape: ModelConfig, step: int | None, dtype: str | None = None
+    run: Run,
+    shape: ModelConfig,
+    step: int | None,
+    dtype: str | None = None,
+    *,
+    multi_token: bool = False,
 ) -> Params:
     """As `stored_params`, with adapters merged: parameters of `without_adapters(shape)`, and heads.
 
-    What predicts tokens after next is left out, with a warning.
-
-    `dtype` is the dtype that they will be written in; None for the stored dtype.
+    Args:
+      run: the run.
+      shape: the architecture of its model.
+      step: the checkpoint; None as in `resolve_step`.
+      dtype: that they will be written in; None for the stored dtype.
+      multi_token: whether to keep what predicts tokens after next, which is else left out with a
+        warning.
     """
     params = stored_params(run, shape, step)
-    if params.pop(MULTI_TOKEN, None) is not None:
+    if not multi_token and params.pop(MULTI_TOKEN, None) is not None:
         log.warning("%s: the module for tokens after next is not exported", run.folder)
     return params if shape.lora is None else merge(params, shape.lora, wide=dtype is not None)
 
@@ -75,7 +84,7 @@ def model_params(
 
 def without_adapters(shape: ModelConfig) -> ModelConfig:
     """The architecture after merging adapters, and without what only training uses."""
-    return replace(shape, lora=None, multi_token=False)
+    return replace(shape, lora=None, multi_token=False, multi_token_experts=False)
 
 
 def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:

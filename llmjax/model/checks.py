@@ -41,7 +41,7 @@ def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
 def problems(config: ModelConfig) -> Iterator[str]:
     """Yields what is wrong with a config, a line each."""
     yield from choice_problems(config)
-    for name in ("vocab_size", "max_length", "d_model", "num_heads"):
+    for name in ("vocab_size", "max_length", "d_model", "num_heads", "query_growth_length"):
         if getattr(config, name) < 1:
             yield f"{name} must be positive, not {getattr(config, name)}"
     if config.d_model == 1:  # useless, and JAX 0.12 does not differentiate it on a mesh
@@ -58,6 +58,8 @@ def problems(config: ModelConfig) -> Iterator[str]:
             yield "linear needs a decoder alone"
     if config.multi_token:
         yield from _multi_token_conflicts(config)
+    if config.multi_token_experts and (config.moe is None or not config.multi_token):
+        yield "multi_token_experts has no meaning without multi_token and moe"
     yield from _number_problems(config)
     if config.moe is not None:
         yield from (f"moe: {problem}" for problem in choice_problems(config.moe))
@@ -79,8 +81,9 @@ def _layer_problems(config: ModelConfig) -> Iterator[str]:
         yield f"layer_d_ff has {len(config.layer_d_ff)} widths for {max(layers)} layers"
     if any(width < 1 for width in config.layer_d_ff):
         yield f"layer_d_ff {list(config.layer_d_ff)} are not all positive"
-    if config.global_layers and config.window is None:
-        yield "global_layers has no meaning without window"
+    for name in ("global_layers", "window_chunks"):
+        if getattr(config, name) and config.window is None:
+            yield f"{name} has no meaning without window"
     if config.parallel_residual and (config.norm_placement != "pre" or min(layers) > 0):
         yield "parallel_residual needs norm_placement pre and a single stack"
     if config.shared_norm and not config.parallel_residual:
@@ -107,6 +110,10 @@ def _head_problems(config: ModelConfig) -> Iterator[str]:
         yield f"num_heads {config.num_heads} is no multiple of num_kv_heads {config.kv_heads}"
     if config.positions == "rotary":
         yield from _rotary_problems(config)
+    if config.qk_norm_over == "rotated" and config.qk_norm_kind != "rmsnorm":
+        yield "qk_norm_over rotated needs qk_norm_kind rmsnorm"
+    if config.query_growth and config.mla is not None:
+        yield "query_growth has no meaning with mla"
     if config.positions == "sinusoidal" and config.d_model % 2:
         yield f"sinusoidal positions need an even d_model, not {config.d_model}"
 
@@ -157,9 +164,9 @@ def _scaling_problems(config: ModelConfig, pairs: int) -> Iterator[str]:
         yield "rope_scaling.original_length must be at least 2"
     if isinstance(scaling, Llama3Scaling):
         low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-        if not 0 <= low < high < math.inf:
+        if not 0 <= low <= high < math.inf:
             yield (
-                "rope_scaling.low_frequency_factor must be from 0 up and below "
+                "rope_scaling.low_frequency_factor must be from 0 up and at most "
                 f"high_frequency_factor, not {low} and {high}"
             )
     if isinstance(scaling, YarnScaling) and config.rope_theta <= 1:
@@ -176,6 +183,8 @@ def _number_problems(config: ModelConfig) -> Iterator[str]:
     ):
         if not 0 < getattr(config, name) < float("inf"):
             yield f"{name} must be positive and finite, not {getattr(config, name)}"
+    if not 0 <= config.query_growth < math.inf:
+        yield f"query_growth must be from 0 up and finite, not {config.query_growth}"
     if not math.isfinite(config.up_offset):
         yield f"up_offset must be finite, not {config.up_offset}"
     if config.up_offset and not config.gated:

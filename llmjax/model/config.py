@@ -17,7 +17,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
-QkNormOver = Literal["head", "projection", "heads"]
+QkNormOver = Literal["head", "projection", "heads", "rotated"]
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,24 @@ class ModelConfig:
     """Of queries and keys."""
     qk_norm_over: QkNormOver = "head"
     """What that normalizes: each head, with the same scales (head) or its own (heads, Command R+),
-    or the whole projection (projection, OLMo 2)."""
+    the whole projection (projection, OLMo 2), or each head after its rotation, without scales and
+    only in layers that rotate (rotated, Llama 4)."""
     attention_sinks: bool = False
     """Whether each head's softmax has a learned score besides those of keys, which takes a share of
     the sum but has no value (gpt-oss; arXiv:2309.17453)."""
     attention_scale: float | None = None
     """Multiplies the scores; None: 1 / sqrt(head_dim)."""
+    query_growth: float = 0.0
+    """In layers without rotary positions, the query at position p is multiplied by 1 + this x ln(1
+    + floor((p + 1) / query_growth_length)), so that attention to long texts stays as sharp (Llama
+    4; arXiv:2501.19399). 0: it is not."""
+    query_growth_length: int = 8192
+    """Positions from one such factor to the next."""
     window: int | None = None
     """A token attends to this many tokens back, including itself; in an encoder as many ahead."""
+    window_chunks: bool = False
+    """Whether windows are chunks instead: the texts are cut into pieces of `window` positions, and
+    a token attends to those of its own piece (Llama 4)."""
     global_layers: tuple[int, ...] = ()
     """Layers without the window, counted from 0."""
     tie_embeddings: bool = True
@@ -151,8 +161,11 @@ class ModelConfig:
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
     multi_token: bool = False
-    """Whether a further, dense layer predicts the token after next in training (DeepSeek-V3); the
-    weight of its loss is loss.multi_token_weight. Neither inference nor an export uses it."""
+    """Whether a further layer predicts the token after next in training (DeepSeek-V3); the weight
+    of its loss is loss.multi_token_weight. Inference does not use it."""
+    multi_token_experts: bool = False
+    """Whether that layer has experts as the model's other layers, as in published files, instead of
+    a dense MLP."""
     lora: LoraConfig | None = None
     """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 

@@ -15,8 +15,8 @@ def flops_per_token(
     Each weight that multiplies a token counts 6 (2 forward, 4 backward), including the LM head but
     not embedding look-ups and biases. Each attention counts 6 * heads * keys times the widths of a
     head's keys and of its values, with no discount for causality, where `keys` is `length`, or the
-    window if shorter; in latent attention those of expanded heads. Rematerialization does not
-    count. An encoder-decoder is assumed to read one source token per target token.
+    window or chunk if shorter; in latent attention those of expanded heads. Rematerialization does
+    not count. An encoder-decoder is assumed to read one source token per target token.
 
     A layer with linear attention counts, besides its weights, three products of a vector with each
     head's matrix: the recurrence, which chunks compute with more.
@@ -48,7 +48,9 @@ def flops_per_token(
     if lm_head:
         weights += d * config.vocab_size + d * d * config.lm_head_transform
     if config.multi_token:
-        weights += 2 * d * d + projections + config.mlp_width * d * (3 if config.gated else 2)
+        sparse = config.multi_token_experts
+        further = types[-1]._replace(is_sparse=sparse, mlp_width=config.mlp_width)
+        weights += 2 * d * d + projections + _mlp_weights(config, further)
         weights += d * config.vocab_size if lm_head else 0
     trained = 6.0 if config.lora is None else 4.0
     per_weight = trained if backward else 2.0

@@ -90,7 +90,8 @@ class LatentAttention(nnx.Module):
         layer: int | None,
     ) -> tuple[jax.Array, Cache | None]:
         """As `Attention`: [B, L, D] -> [B, L, D], and the cache."""
-        sharding, mask = context.sharding, replace(context.mask, window=layer_type.window)
+        sharding, steps = context.sharding, cache is not None and not context.prefills
+        mask = context.mask_of(layer_type, cache.length if cache is not None and steps else None)
         nope, rope = self._queries(x, context, layer_type)
         rope_key, vectors = self._compressed(x, context, layer_type)
         if cache is None or context.prefills:

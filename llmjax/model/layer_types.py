@@ -36,6 +36,8 @@ class LayerType(NamedTuple):
     """Whether a mixture of experts takes the place of the MLP."""
     is_linear: bool = False
     """Whether linear attention takes the place of attention."""
+    in_chunks: bool = False
+    """Whether the window is that of a chunk."""
 
 
 class LayerPattern(NamedTuple):
@@ -58,6 +60,7 @@ def layer_types(config: ModelConfig, layers: int) -> tuple[LayerType, ...]:
             mlp_width=0 if layer in sparse else widths[layer],
             is_sparse=layer in sparse,
             is_linear=layer in config.linear_layers,
+            in_chunks=config.window_chunks and layer not in config.global_layers,
         )
         for layer in range(layers)
     )

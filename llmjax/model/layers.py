@@ -195,9 +195,15 @@ class Norm(nnx.Module):
         scale = scale + self.offset if self.offset else scale
         if self.centered:
             y = y - y.mean(over, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(over, keepdims=True) + self.epsilon)
+        y = normalized(y, self.epsilon, over)
         y = y * scale if bias is None else y * scale + bias
         return y.astype(x.dtype)
+
+
+def normalized(x: jax.Array, epsilon: float, over: tuple[int, ...] = (-1,)) -> jax.Array:
+    """x divided by the root of the mean of its squares over these axes, in float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(over, keepdims=True) + epsilon)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

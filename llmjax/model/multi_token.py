@@ -15,7 +15,7 @@ from llmjax.parallel import mesh
 
 
 class MultiTokenModule(nnx.Module):
-    """A dense layer that predicts the token after next.
+    """A layer that predicts the token after next.
 
     Its input at a token is a projection of the decoder's output there and of the embedding of the
     next token, each normalized (equation 21); embedding and LM head are the model's.
@@ -30,8 +30,11 @@ class MultiTokenModule(nnx.Module):
 
         self.hidden_norm, self.token_norm = Norm(config, d), Norm(config, d)
         self.from_hidden, self.from_token = half(), half()
-        # Dense; and adapters are of what inference uses.
-        plain = replace(config, lora=None, moe=None, linear=None, layer_d_ff=())
+        moe = None
+        if config.multi_token_experts and config.moe is not None:
+            moe = replace(config.moe, dense_layers=())
+        # Adapters are of what inference uses.
+        plain = replace(config, lora=None, moe=moe, linear=None, layer_d_ff=())
         self.stack = Stack(plain, compute, layers=1, cross=False, rngs=rngs)
 
     def __call__(

@@ -177,6 +177,8 @@ def text_lengths(positions: jax.Array) -> jax.Array:
 def _llama3(scaling: Llama3Scaling, plain: np.ndarray) -> np.ndarray:
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     turns = scaling.original_length * plain / (2 * math.pi)
+    if low == high:  # nothing in between (Llama 4)
+        return np.where(turns < low, plain / scaling.factor, plain)
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return kept * plain + (1 - kept) * plain / scaling.factor
 

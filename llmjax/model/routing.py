@@ -52,7 +52,9 @@ def route(
         is_token = jnp.ones(logits.shape[:2], bool, out_sharding=mesh.out_sharding(*tokens))
     is_token = mesh.reshard(is_token, *tokens)
     scores = jax.nn.sigmoid(logits) if moe.scores == "sigmoid" else jax.nn.softmax(logits)
-    guide = logits if moe.scores == "sparsemixer" else scores
+    # Sigmoids of large logits are all 1; alone, they are in the order of the logits.
+    in_order = moe.scores == "sigmoid" and bias is None and moe.groups == 1
+    guide = logits if in_order or moe.scores == "sparsemixer" else scores
     guide = guide if bias is None else guide + bias
     choose = mesh.per_device(partial(_choose, moe), ((*tokens, None), tokens), ((*tokens, None),))
     (chosen,) = choose(jax.lax.stop_gradient(guide), is_token)

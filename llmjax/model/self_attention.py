@@ -12,7 +12,7 @@ from llmjax.model.cache import Cache
 from llmjax.model.compute import ATTENTION, ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import LayerType, layer_frequencies, layer_short_frequencies
-from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter, normal
+from llmjax.model.layers import ActivationSharding, Dense, Norm, adapter, normal, normalized
 from llmjax.model.lora import Target
 from llmjax.model.remat import keeping
 from llmjax.model.rope import FAR, rotate
@@ -41,6 +41,13 @@ class BlockContext:
     where that decides how positions rotate."""
     prefills: bool = False
     """Whether the cache is empty, so that the tokens attend only to each other."""
+
+    def mask_of(self, layer_type: LayerType, slots: int | None = None) -> Mask:
+        """The mask of self-attention in a layer; `slots`: of the cache, if it holds the keys."""
+        mask = replace(self.mask, window=layer_type.window)
+        if not layer_type.in_chunks:
+            return mask
+        return mask.in_chunks(self.positions, self.sharding.length, slots)
 
 
 class Attention(nnx.Module):
@@ -82,7 +89,8 @@ class Attention(nnx.Module):
             self.output_gate = project("output_gate", config.num_heads, "heads")
         if config.attention_sinks:
             self.sinks = normal(rngs, (config.num_heads,), ("heads",), compute.init_std)
-        if config.qk_norm:
+        self.learned_norms = config.qk_norm and config.qk_norm_over != "rotated"
+        if self.learned_norms:
             each = config.qk_norm_over == "head"
             over = None if config.qk_norm_over == "projection" else 1
             query, key = (
@@ -112,7 +120,7 @@ class Attention(nnx.Module):
                 kv = cache.read(layer)
             else:
                 cache = cache.fill(layer, *kv)
-        mask = replace(context.mask, window=layer_type.window)
+        mask = context.mask_of(layer_type, cache.length if cache is not None and steps else None)
         gate = self.output_gate(x, context.sharding.heads()) if self.config.attention_gate else None
         bias = context.bias
         return self.mix(q, kv, mask, context.sharding, bias, gate, cached=steps), cache
@@ -137,8 +145,10 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """[B, L, D] -> [B, L, H, K]; rotated if there is a layer type."""
         q = self.query(x, context.sharding.heads())
-        q = self.query_norm(q) if self.config.qk_norm else q
+        q = self.query_norm(q) if self.learned_norms else q
         q = rotated(q, self.config, context, layer_type)
+        if self.config.query_growth and layer_type is not None and not layer_type.rotates:
+            q = _grown(q, context.positions, self.config)
         scale = self.config.attention_scale
         return q if scale is None else q * jnp.asarray(scale * q.shape[-1] ** 0.5, q.dtype)
 
@@ -148,7 +158,7 @@ class Attention(nnx.Module):
         """[B, S, D] -> keys and values, [B, S, N, K] each."""
         out = context.sharding.heads("kv_heads")
         k, v = self.key(x, out), self.value(x, out)
-        k = self.key_norm(k) if self.config.qk_norm else k
+        k = self.key_norm(k) if self.learned_norms else k
         return rotated(k, self.config, context, layer_type), v
 
     def _sinks(self, rows: int) -> jax.Array | None:
@@ -214,7 +224,7 @@ def rotated(
     if layer_type is None or not layer_type.rotates:
         return x
     far, interleaved = config.max_length > FAR, config.rope_interleaved
-    return rotate(
+    x = rotate(
         x,
         context.positions,
         *layer_frequencies(config, layer_type),
@@ -223,3 +233,13 @@ def rotated(
         short=layer_short_frequencies(config, layer_type),
         is_long=context.is_long,
     )
+    if not config.qk_norm or config.qk_norm_over != "rotated":
+        return x
+    return normalized(x, config.norm_epsilon).astype(x.dtype)
+
+
+def _grown(q: jax.Array, positions: jax.Array, config: ModelConfig) -> jax.Array:
+    """Queries [B, L, H, K], larger at later positions, as `ModelConfig.query_growth` says."""
+    steps = ((positions + 1) // config.query_growth_length).astype(jnp.float32)
+    factor = 1.0 + config.query_growth * jnp.log1p(steps)
+    return (q.astype(jnp.float32) * factor[..., None, None]).astype(q.dtype)

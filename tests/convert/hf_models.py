@@ -248,6 +248,41 @@ CASES: dict[str, Case] = {
         num_experts_per_tok=2,
         sliding_window=7,
     ),
+    "llama4": Case(
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        GROUPED
+        | {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "intermediate_size_mlp": 40,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "interleave_moe_layer_step": 2,
+            "no_rope_layer_interval": 3,
+            "attention_chunk_size": 7,
+            "floor_scale": 5,
+            "attn_scale": 0.5,
+            "attention_bias": True,
+            "rope_parameters": LLAMA3 | {"high_freq_factor": 1.0},
+        },
+    ),
+    "llama4-few": Case(
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        GROUPED
+        | {
+            "head_dim": 16,
+            "intermediate_size_mlp": 40,
+            "moe_layers": [0],
+            "num_local_experts": 4,
+            "no_rope_layers": [0, 1, 1],
+            "attention_chunk_size": None,
+            "attn_temperature_tuning": False,
+            "use_qk_norm": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    ),
     "gemma": _decoder("Gemma", head_dim=16, attention_bias=True),
     "gemma2": _decoder("Gemma2", head_dim=16, query_pre_attn_scalar=24, sliding_window=7),
     "gemma3": Case(

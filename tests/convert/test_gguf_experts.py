@@ -1,5 +1,6 @@
 """GGUF files of mixtures of experts and latent attention: they read back to the bit."""
 
+import re
 from dataclasses import replace
 
 import gguf
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from gguf_files import random_params
 
+from llmjax.convert.families.family import canonical
 from llmjax.convert.gguf.models import ARCHITECTURES, choose_family, gguf_tensors, model_keys
 from llmjax.convert.gguf.reading import open_gguf
 from llmjax.convert.gguf.writing import add_value, write_file
@@ -17,7 +19,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.latent import LatentConfig
 from llmjax.model.model import Model
 from llmjax.model.moe_config import MoEConfig
-from llmjax.model.rope import YarnScaling
+from llmjax.model.rope import Llama3Scaling, YarnScaling
 
 MOE = MoEConfig(num_experts=8, experts_per_token=2)
 PLAIN = ModelConfig(
@@ -46,6 +48,31 @@ LATENT = replace(
     norm_epsilon=1e-6,
     rope_interleaved=True,
     mla=LatentConfig(32, 24, nope_head_dim=16, rope_head_dim=8, value_head_dim=12),
+)
+LLAMA4 = replace(
+    PLAIN,
+    num_decoder_layers=8,
+    d_ff=40,
+    head_dim=16,
+    window=8192,
+    window_chunks=True,
+    global_layers=(3, 7),
+    unrotated_layers=(3, 7),
+    query_growth=0.1,
+    qk_norm=True,
+    qk_norm_over="rotated",
+    rope_interleaved=True,
+    rope_scaling=Llama3Scaling(8.0, 512, 1.0, 1.0),
+    moe=MoEConfig(
+        8,
+        1,
+        48,
+        (0, 2, 4, 6),
+        scores="sigmoid",
+        normalize=False,
+        weight_inputs=True,
+        shared_width=48,
+    ),
 )
 MODELS = {
     "mixtral": replace(PLAIN, head_dim=16, moe=MOE),
@@ -85,6 +112,7 @@ MODELS = {
         rope_scaling=YarnScaling(4.0, 16, truncate=False),
         moe=replace(MOE, router_bias=True, expert_bias=True),
     ),
+    "llama4_text": LLAMA4,
     "deepseek_v3": replace(
         LATENT,
         rope_scaling=YarnScaling(4.0, 16, mscale=1.0, mscale_all_dim=1.0),
@@ -124,9 +152,7 @@ def test_a_model_comes_back_to_the_bit(tmp_path, name):
     ]
     names = {gguf.TENSOR_NAMES[kind] for kind in known}
     bare = {name.rsplit(".", 1)[0] for name in tensors}
-    assert {name.replace("blk.0", "blk.{bid}").replace("blk.1", "blk.{bid}") for name in bare} <= (
-        names
-    )
+    assert {re.sub(r"^blk\.\d+", "blk.{bid}", name) for name in bare} <= names
 
 
 def test_older_deepseek_files_have_keys_and_values_in_one_tensor(tmp_path):
@@ -177,6 +203,31 @@ def test_experts_in_four_bits_are_read_as_the_library_reads_them(tmp_path):
     for part in ("gate", "up", "down"):
         first = expected[f"blk.0.ffn_{part}_exps.weight"].swapaxes(1, 2)
         np.testing.assert_array_equal(experts[part]["kernel"][0], first)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"window": 4096}, "window"),
+        ({"unrotated_layers": (3,)}, "unrotated_layers"),
+        ({"global_layers": (3,), "unrotated_layers": (3,)}, "global_layers"),
+        ({"query_growth": 0.2}, "query_growth"),
+        ({"qk_norm": False}, "qk_norm"),
+        ({"qkv_bias": True, "attention_out_bias": True}, "qkv_bias"),
+        ({"rope_scaling": Llama3Scaling(8.0, 500, 1.0, 1.0)}, "rope_scaling"),
+        ({"moe": replace(LLAMA4.moe, dense_layers=(0,))}, "moe"),
+    ],
+)
+def test_llama_cpp_computes_one_llama_4_alone(fields, why):
+    with pytest.raises(UserError, match=f"llama4_text does not support.*{why}"):
+        choose_family(replace(LLAMA4, **fields))
+
+
+def test_llama_4_without_chunks(tmp_path):
+    none = {"window": None, "window_chunks": False, "global_layers": (), "unrotated_layers": ()}
+    shape = replace(LLAMA4, **none, query_growth=0.0)
+    written(tmp_path / "m.gguf", shape)
+    assert canonical(read(tmp_path / "m.gguf")[1]) == canonical(shape)
 
 
 @pytest.mark.parametrize(

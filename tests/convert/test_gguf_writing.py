@@ -15,6 +15,7 @@ import llmjax
 from llmjax.convert.exporting import export
 from llmjax.convert.gguf.file import open_file
 from llmjax.convert.gguf.metadata import recommended_sampling
+from llmjax.convert.gguf.models import choose_family
 from llmjax.convert.gguf.tokenizer import tokenizer_files
 from llmjax.convert.importing import import_model
 from llmjax.convert.params import merge, stored_params
@@ -47,12 +48,63 @@ LLAMA = ModelConfig(
     norm_epsilon=1e-5,
     tie_embeddings=False,
 )
+BIASES = ("qkv_bias", "attention_out_bias", "mlp_bias")
+COMMAND_R = replace(
+    LLAMA,
+    head_dim=None,
+    norm="layernorm",
+    parallel_residual=True,
+    shared_norm=True,
+    rope_interleaved=True,
+    logit_scale=0.3,
+    tie_embeddings=True,
+)
 MODELS = {
     "llama": LLAMA,
     "llama3": replace(LLAMA, rope_scaling=Llama3Scaling(8.0, 8192), tie_embeddings=True),
     "yarn": replace(LLAMA, rope_scaling=YarnScaling(4.0, 16)),
     "qwen3": replace(LLAMA, qk_norm=True),
     "qwen2": replace(LLAMA, qkv_bias=True, head_dim=None),
+    "granite": replace(
+        LLAMA,
+        head_dim=None,
+        qkv_bias=True,
+        attention_out_bias=True,
+        mlp_bias=True,
+        embed_multiplier=6.0,
+        residual_multiplier=0.5,
+        attention_scale=0.25,
+        logit_scale=0.25,
+    ),
+    "starcoder2": replace(
+        LLAMA,
+        head_dim=None,
+        activation="gelu_tanh",
+        gated=False,
+        norm="layernorm",
+        norm_bias=True,
+        qkv_bias=True,
+        attention_out_bias=True,
+        mlp_bias=True,
+    ),
+    "cohere": COMMAND_R,
+    "cohere-plus": replace(
+        COMMAND_R,
+        num_decoder_layers=64,
+        d_model=16,
+        d_ff=16,
+        qk_norm=True,
+        qk_norm_over="heads",
+        qk_norm_kind="layernorm",
+    ),
+    "cohere2": replace(
+        COMMAND_R,
+        num_decoder_layers=4,
+        rope_theta=10000.0,
+        window=8,
+        global_layers=(3,),
+        unrotated_layers=(3,),
+    ),
 }
 
 
@@ -204,6 +256,27 @@ def test_refuses_what_llama_cpp_cannot_express(tmp_path, tokenizer, fields, why)
     with pytest.raises(UserError, match=why):
         export(run, tmp_path / "m.gguf", to="gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "why"),
+    [
+        ("starcoder2", {"window": 8}, "window"),
+        (
+            "starcoder2",
+            dict.fromkeys(("qkv_bias", "attention_out_bias", "mlp_bias"), False),
+            "bias",
+        ),
+        ("granite", {"window": 8}, "window"),
+        ("cohere", {"tie_embeddings": False}, "tie_embeddings"),
+        ("cohere", {"qk_norm": True, "qk_norm_over": "heads"}, "qk_norm"),
+        ("cohere", {"qkv_bias": True, "attention_out_bias": True}, "qkv_bias"),
+        ("cohere2", {"global_layers": (1,), "unrotated_layers": (1,)}, "layers"),
+    ],
+)
+def test_refuses_what_llama_cpp_takes_for_granted(name, fields, why):
+    with pytest.raises(UserError, match=why):
+        choose_family(replace(MODELS[name], **fields))
 
 
 def test_refuses_bytes_and_existing_files(tmp_path, tokenizer):

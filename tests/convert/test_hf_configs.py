@@ -144,6 +144,26 @@ PUBLISHED = {
             "mscale_all_dim": 0.707, "original_max_position_embeddings": 4096, "type": "yarn",
         },
     ),
+    "Llama 4 Scout": decoder(
+        "llama4_text", _attn_implementation_autoset=True, attention_bias=False,
+        attention_chunk_size=8192, attn_scale=0.1, attn_temperature_tuning=4, floor_scale=8192,
+        for_llm_compressor=False, head_dim=128, hidden_act="silu", interleave_moe_layer_step=1,
+        intermediate_size_mlp=16384, moe_layers=list(range(6)), no_rope_layers=[1, 1, 1, 0, 1, 1],
+        num_experts_per_tok=1, num_key_value_heads=2, num_local_experts=16, use_qk_norm=True,
+        output_router_logits=False, rms_norm_eps=1e-05, rope_theta=500000.0,
+        router_aux_loss_coef=0.001, router_jitter_noise=0.0, tie_word_embeddings=False,
+        rope_scaling={
+            "factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3",
+        },
+    ),
+    "Llama 4 Maverick": decoder(
+        "llama4_text", attention_bias=False, attention_chunk_size=8192, attn_scale=0.1,
+        attn_temperature_tuning=4, floor_scale=8192, head_dim=128, hidden_act="silu",
+        interleave_moe_layer_step=2, intermediate_size_mlp=16384, no_rope_layers=[],
+        num_experts_per_tok=1, num_key_value_heads=2, num_local_experts=128, rope_scaling=None,
+        rms_norm_eps=1e-05, rope_theta=500000.0, use_qk_norm=False, router_jitter_noise=0.0,
+    ),
     "Mixtral": decoder(
         "mixtral", hidden_act="silu", num_key_value_heads=2, num_local_experts=8,
         num_experts_per_tok=2, output_router_logits=False, rms_norm_eps=1e-05,
@@ -375,6 +395,12 @@ def test_what_they_say_is_what_is_built():
     assert llama.rope_scaling == Llama3Scaling(32.0, 2048, 1.0, 4.0)
     assert (llama.kv_heads, llama.rope_theta, llama.tie_embeddings) == (2, 500000.0, True)
     assert understood("SmolLM3").unrotated_layers == (3,)
+    scout, maverick = understood("Llama 4 Scout"), understood("Llama 4 Maverick")
+    assert (scout.window, scout.global_layers, scout.unrotated_layers) == (8192, (3,), (3,))
+    assert (scout.moe.dense_layers, maverick.moe.dense_layers) == ((), (0, 2, 4))
+    frequencies, _ = rope_frequencies(scout.rope_scaling, scout.rope_theta, 128, 4096)
+    plain, _ = rope_frequencies(Unscaled(), scout.rope_theta, 128, 4096)
+    assert set(np.round(plain / frequencies, 4)) == {1.0, 16.0}, "nothing in between"
     assert understood("Gemma 3").global_layers == (5,)
     assert understood("Gemma 3").window_rope_theta == 10000.0
     assert understood("Gemma 2").global_layers == (1, 3, 5)

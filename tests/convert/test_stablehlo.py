@@ -49,6 +49,18 @@ DECODERS = {
         logit_softcap=3.0,
         qk_norm=True,
     ),
+    "chunks": ModelConfig(
+        **TINY,
+        num_decoder_layers=2,
+        window=5,
+        window_chunks=True,
+        global_layers=(1,),
+        unrotated_layers=(1,),
+        qk_norm=True,
+        qk_norm_over="rotated",
+        query_growth=0.5,
+        query_growth_length=4,
+    ),
     "experts": ModelConfig(
         **TINY, num_decoder_layers=2, moe=MoEConfig(4, 2, 24, dense_layers=(0,), shared_width=16)
     ),

@@ -22,6 +22,15 @@ SAMPLED = DecodingConfig(max_new_tokens=12, temperature=1.1, top_k=40, top_p=0.9
 PENALISED = replace(SAMPLED, min_p=0.01, repetition_penalty=1.3, seed=2**32 - 7)
 MIXED = [GREEDY, SAMPLED, PENALISED, replace(SAMPLED, seed=9), replace(SAMPLED, stop=("e", "a"))]
 LATENT = LatentConfig(8, None, 4, 4, 4)
+CHUNKS = {
+    "num_decoder_layers": 2,
+    "window": 8,
+    "window_chunks": True,
+    "global_layers": (1,),
+    "unrotated_layers": (1,),
+    "query_growth": 0.5,
+    "query_growth_length": 4,
+}
 SMALL = EngineConfig(max_rows=4, prefill_chunk=16)
 
 
@@ -168,12 +177,13 @@ def test_a_mesh_changes_no_text(lm):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", ["encoder-decoder", "latent attention", "windows"])
+@pytest.mark.parametrize("kind", ["encoder-decoder", "latent attention", "windows", "chunks"])
 def test_other_architectures(kind):
     shapes = {
         "encoder-decoder": {"num_encoder_layers": 1},
         "latent attention": {"mla": LATENT},
         "windows": {"window": 8, "positions": "learned"},
+        "chunks": CHUNKS,
     }
     lm = in_hand(**{"num_decoder_layers": 1} | shapes[kind])
     engine = engine_of(lm, EngineConfig(max_rows=2, prefill_chunk=16, fixed_shape=True))

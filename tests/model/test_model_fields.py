@@ -70,7 +70,10 @@ OTHER = {
     "qk_norm_kind": "layernorm",
     "attention_sinks": True,
     "attention_scale": 1.0,
+    "query_growth": 0.5,
+    "query_growth_length": 4,
     "window": 3,
+    "window_chunks": True,
     "global_layers": (0,),
     "tie_embeddings": True,
     "embed_scale": False,
@@ -82,6 +85,7 @@ OTHER = {
     "lm_head_transform": True,
     "lora": LoraConfig(),
     "multi_token": True,
+    "multi_token_experts": True,
     "pooler": True,
 }
 COMPUTE = ComputeConfig(dropout=0.1)
@@ -109,6 +113,11 @@ COMPUTE_NEEDS = {
 WINDOW = {"window": 3}
 NEEDS = {
     "multi_token": {"num_encoder_layers": 0},
+    "multi_token_experts": {
+        "num_encoder_layers": 0,
+        "multi_token": True,
+        "moe": MoEConfig(4, 2, dense_layers=(0, 1)),
+    },
     "attention_sinks": {"num_encoder_layers": 0},
     "mla": {"num_encoder_layers": 0},
     "linear": {"num_encoder_layers": 0},
@@ -121,6 +130,9 @@ NEEDS = {
     "qk_norm_over": {"qk_norm": True},
     "qk_norm_kind": {"qk_norm": True},
     "window_rope_theta": WINDOW,
+    "window_chunks": WINDOW,
+    "query_growth": {"unrotated_layers": (0,)},
+    "query_growth_length": {"unrotated_layers": (0,), "query_growth": 0.5},
     "global_layers": WINDOW,
     "parallel_residual": {"num_encoder_layers": 0},
     "shared_norm": {"num_encoder_layers": 0, "parallel_residual": True},

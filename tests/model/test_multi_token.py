@@ -14,10 +14,16 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.flops import flops_per_token
+from llmjax.model.moe_config import MoEConfig
 from llmjax.model.params import param_specs
 from llmjax.parallel.mesh import make_mesh
 
 MODEL = replace(MLA, multi_token=True)
+SPARSE = replace(
+    MODEL,
+    multi_token_experts=True,
+    moe=MoEConfig(4, 1, 8, dense_layers=(0,), shared_width=8),
+)
 
 
 def loss_and_gradients(model, params, rows, weight=0.5):
@@ -59,13 +65,13 @@ def test_its_targets_are_those_of_the_next_token_of_the_same_document():
     assert_close(total(other), total(rows["targets"]), 1e-6)
 
 
-@pytest.mark.parametrize("name", ["all"])
-def test_meshes(name):
+@pytest.mark.parametrize("config", [MODEL, pytest.param(SPARSE, marks=pytest.mark.once)])
+def test_meshes(config):
     """With rows split along their length too, in the order of a ring."""
-    model, params = make(MODEL, ComputeConfig(context_parallel="ring"))
-    rows = batch(MODEL)
+    model, params = make(config, ComputeConfig(context_parallel="ring"))
+    rows = batch(config)
     expected = loss_and_gradients(model, params, rows)
-    with jax.set_mesh(make_mesh(MESHES[name])):
+    with jax.set_mesh(make_mesh(MESHES["all"])):
         found = loss_and_gradients(model, placed(params, model), rows)
         assert_close(jax.device_get(found), jax.device_get(expected), 2e-5)
 
@@ -76,6 +82,19 @@ def test_the_model_is_the_same_without_it():
     rest = {name: part for name, part in params.items() if name != "multi_token"}
     assert_close(model.apply(params, tokens(2)), plain.apply(rest, tokens(2)), 1e-6)
     assert rest.keys() == plain.abstract_params().keys()
+
+
+@pytest.mark.once
+def test_its_layer_may_have_experts():
+    model, params = make(SPARSE)
+    assert "experts" in params["multi_token"]["stack"]["layers"]["mlp"]
+    (_, loss), gradients = loss_and_gradients(model, params, batch(SPARSE))
+    assert "multi_token_router_entropy" in loss.sums
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["multi_token"]))
+    dense = replace(SPARSE, multi_token_experts=False)
+    mlp = 3 * 16 * (dense.mlp_width - 16) - 16 * 4  # two experts of 8, and the router
+    difference = flops_per_token(dense, 16) - flops_per_token(SPARSE, 16)
+    assert difference == 6 * mlp
 
 
 def test_flops_count_it():
@@ -94,6 +113,8 @@ def test_mistakes_are_named():
         resolve(replace(LLAMA, multi_token=True, num_encoder_layers=1), 32)
     with pytest.raises(UserError, match="multi_token needs positions rotary"):
         resolve(replace(LLAMA, multi_token=True, positions="learned"), 32)
+    with pytest.raises(UserError, match="multi_token_experts has no meaning without"):
+        resolve(replace(LLAMA, multi_token=True, multi_token_experts=True), 32)
     model, params = make(LLAMA)
     with pytest.raises(UserError, match="has no module"):
         model.multi_token_hidden(params, jnp.zeros((2, 8, 16)), tokens(2))

@@ -7,6 +7,7 @@ from typing import Any
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import GATED_MLP, NORMS_BEFORE, SHAPE, SILU, decoder_table, tied
 from llmjax.convert.families.moe import QWEN_EXPERTS, router, shared
+from llmjax.convert.families.next_tokens import AFTER_LAST
 from llmjax.convert.families.tables import decoder_classes, dense
 from llmjax.convert.hf.attention_fields import Latent, Rotary
 from llmjax.convert.hf.config import HFConfig
@@ -94,24 +95,26 @@ def _deepseek(
             Renamed("qkv_bias attention_out_bias", "attention_bias", bool, False),
             experts,
             tied(False),
+            AFTER_LAST,
             *fields,
         ),
-        replace(
-            decoder_table(
-                *LATENT_ROWS,
-                *NORMS_BEFORE,
-                *GATED_MLP,
-                *rows,
-                *QWEN_EXPERTS,
-                *shared("mlp.shared_experts"),
-            ),
-            further_layers=True,
+        AFTER_LAST.table(
+            replace(
+                decoder_table(
+                    *LATENT_ROWS,
+                    *NORMS_BEFORE,
+                    *GATED_MLP,
+                    *rows,
+                    *QWEN_EXPERTS,
+                    *shared("mlp.shared_experts"),
+                ),
+                further_layers=True,
+            )
         ),
-        # Of training; of a layer that Transformers does not load; and the same in all files.
+        # Of training, and the same in all files.
         ignored=frozenset(
             """aux_loss_alpha ep_size moe_layer_freq norm_topk_prob num_local_experts
-            num_mtp_layers num_nextn_predict_layers output_router_logits scoring_func seq_aux
-            topk_method""".split()
+            output_router_logits scoring_func seq_aux topk_method""".split()
         ),
         task_classes=decoder_classes(name, tokens, answers=None),
         examples=examples,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from llmjax.convert.hf.config import HFConfig
 from llmjax.convert.hf.fields import Field
-from llmjax.convert.hf.names import Layout, NameRow, NameTable
+from llmjax.convert.hf.names import FURTHER, Layout, NameRow, NameTable
 from llmjax.convert.tensors import TensorSource, equal_tensors
 from llmjax.errors import UserError
 from llmjax.model.checks import problems
@@ -15,6 +15,8 @@ from llmjax.model.moe_config import MoEConfig
 from llmjax.model.rope import LongRopeScaling
 from llmjax.tasks.heads import Neck
 
+STACK = "multi_token.stack.layers"
+"""Where the layer for tokens after next is among parameters."""
 NO_EFFECT_UNLESS = {
     "rope_theta": ("positions", "rotary"),
     "window_rope_theta": ("positions", "rotary"),
@@ -24,6 +26,7 @@ NO_EFFECT_UNLESS = {
     "first_position": ("positions", "learned"),
     "relative_buckets": ("positions", "relative"),
     "relative_max_distance": ("positions", "relative"),
+    "query_growth": ("positions", "rotary"),
     "qk_norm_over": ("qk_norm", True),
     "qk_norm_kind": ("qk_norm", True),
 }
@@ -153,9 +156,15 @@ class TensorNames:
             "unembedding_bias": config.lm_head_bias,
             "transform": config.lm_head_transform,
             "pooler": config.pooler,
+            "multi_token": config.multi_token,
         }
-        rows = family.table.rows
-        self._names = [row.tensor for row in rows if exists.get(row.param.split(".")[0], True)]
+        number = str(config.num_decoder_layers)
+        self._names = [
+            row.tensor.replace(FURTHER, number)
+            for row in family.table.rows
+            if exists.get(row.param.split(".")[0], True)
+            and (config.multi_token_experts or not row.param.startswith(f"{STACK}.mlp.router"))
+        ]
 
     def names(self) -> list[str]:
         return self._names
@@ -203,6 +212,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
     if config.window is not None:
         implied["window_rope_theta"] = config.window_rope_theta or config.rope_theta
     default = ModelConfig()
+    if not config.query_growth or not config.unrotated_layers:
+        implied |= {"query_growth": 0.0, "query_growth_length": default.query_growth_length}
     for name, (condition, value) in NO_EFFECT_UNLESS.items():
         if getattr(config, condition) != value:
             implied[name] = getattr(default, name)

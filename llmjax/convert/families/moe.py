@@ -17,6 +17,7 @@ from llmjax.convert.families.llama import (
     table,
     tied,
 )
+from llmjax.convert.families.next_tokens import AFTER_LAST
 from llmjax.convert.families.tables import HEAD_DIM, VECTOR, VOCABULARY, decoder_classes
 from llmjax.convert.hf.attention_fields import Rotary, Window, Windows
 from llmjax.convert.hf.expert_fields import EveryNth, Experts, FirstDense
@@ -211,18 +212,21 @@ GLM4_MOE = Family(
             fixed={"scores": "sigmoid", "selection_bias": True},
         ),
         tied(False),
+        AFTER_LAST,
     ),
-    replace(
-        table(
-            *NORMS_BEFORE,
-            *router("mlp.gate", "mlp.gate.e_score_correction_bias"),
-            *QWEN_EXPERTS,
-            *shared("mlp.shared_experts"),
-            *head_norms(),
-        ),
-        further_layers=True,
+    AFTER_LAST.table(
+        replace(
+            table(
+                *NORMS_BEFORE,
+                *router("mlp.gate", "mlp.gate.e_score_correction_bias"),
+                *QWEN_EXPERTS,
+                *shared("mlp.shared_experts"),
+                *head_norms(),
+            ),
+            further_layers=True,
+        )
     ),
-    ignored=IGNORED | {"num_nextn_predict_layers", "num_mtp_layers"},
+    ignored=IGNORED,
     examples={"zai-org/GLM-4.5-Air": "110B"},
 )
 _FUSED = f"{HF_LAYER}.block_sparse_moe"

@@ -18,6 +18,7 @@ from llmjax.convert.families.llama import (
     tied,
 )
 from llmjax.convert.families.moe import IGNORED, MLP, QWEN_EXPERTS, router, shared
+from llmjax.convert.families.next_tokens import BESIDE
 from llmjax.convert.families.tables import decoder_classes
 from llmjax.convert.hf.attention_fields import FULL, Rotary, num_layers
 from llmjax.convert.hf.config import HFConfig
@@ -149,21 +150,23 @@ QWEN3_NEXT = Family(
             fixed={"shared_gate": True},
         ),
         tied(False),
+        BESIDE,
     ),
-    decoder_table(
-        *ROWS,
-        *NORMS_BEFORE,
-        *GATED_MLP,
-        *router("mlp.gate"),
-        *QWEN_EXPERTS,
-        *shared("mlp.shared_expert"),
-        NameRow(
-            f"{MLP}.shared_gate.kernel",
-            f"{HF_LAYER}.mlp.shared_expert_gate.weight",
-            Layout("i d -> d i"),
-        ),
-        # Layers that predict later tokens: with experts, which `multi_token` does not have.
-        ignorable=(r"^mtp\.",),
+    BESIDE.table(
+        decoder_table(
+            *ROWS,
+            *NORMS_BEFORE,
+            *GATED_MLP,
+            *router("mlp.gate"),
+            *QWEN_EXPERTS,
+            *shared("mlp.shared_expert"),
+            NameRow(
+                f"{MLP}.shared_gate.kernel",
+                f"{HF_LAYER}.mlp.shared_expert_gate.weight",
+                Layout("i d -> d i"),
+            ),
+            ignorable=(r"^mtp\.",),
+        )
     ),
     ignored=IGNORED,
     task_classes=decoder_classes("Qwen3Next"),

@@ -1,12 +1,15 @@
 """The families of published models, by model_type. To add one, add its file and a line here."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, cast
 
 from llmjax.convert.families.family import Family
+from llmjax.convert.families.parts import missing_parts
 from llmjax.convert.hf.config import shortened
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
+from llmjax.model.moe_config import MoEConfig
 from llmjax.registry import Registry
 
 _REGISTRY: Registry[Family] = Registry(
@@ -33,6 +36,7 @@ _REGISTRY: Registry[Family] = Registry(
         "glm4_moe": "llmjax.convert.families.moe:GLM4_MOE",
         "granitemoe": "llmjax.convert.families.moe:GRANITE_MOE",
         "gpt_oss": "llmjax.convert.families.moe:GPT_OSS",
+        "llama4_text": "llmjax.convert.families.llama4:LLAMA4",
         "gemma": "llmjax.convert.families.llama:GEMMA",
         "gemma2": "llmjax.convert.families.llama:GEMMA2",
         "gemma3_text": "llmjax.convert.families.llama:GEMMA3",
@@ -62,12 +66,22 @@ def family_of(values: Mapping[str, Any], where: object = "config.json") -> Famil
     """
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise UserError(
-            where,
-            f"model_type {shortened(repr(model_type))} is not supported",
-            f"supported are {', '.join(sorted(FAMILIES))}",
-        )
+        reason = f"model_type {shortened(repr(model_type))} is not supported"
+        if isinstance(model_type, str):
+            reason += f": {missing_parts(values, _known_fields())}"
+        raise UserError(where, reason, f"supported are {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]
+
+
+@cache
+def _known_fields() -> frozenset[str]:
+    """The fields of config.json that some family reads or ignores."""
+    names = {"rope_parameters"}
+    for family in FAMILIES.values():
+        names |= family.ignored
+        for moe in (None, MoEConfig()):
+            names |= family.write_config(ModelConfig(vocab_size=8, moe=moe)).keys()
+    return frozenset(names)
 
 
 def family_for(config: ModelConfig, preferred: str | None = None) -> Family:

@@ -7,6 +7,7 @@ model's outputs.
 from collections.abc import Callable
 from typing import Any
 
+from llmjax.convert.families.parts import found_parts
 from llmjax.convert.gguf.expert_keys import SIGMOID, read_experts, read_latent
 from llmjax.convert.gguf.file import GgufFile
 from llmjax.convert.gguf.metadata import Metadata, read_rope_scaling
@@ -34,6 +35,7 @@ NAMES = {
     "granitemoe": ("granitemoe", "GraniteMoeForCausalLM"),
     "glm4moe": ("glm4_moe", "Glm4MoeForCausalLM"),
     "gpt-oss": ("gpt_oss", "GptOssForCausalLM"),
+    "llama4": ("llama4_text", "Llama4ForCausalLM"),
     "deepseek2": ("deepseek_v2", "DeepseekV2ForCausalLM"),
 }
 """Architecture in GGUF -> Transformers' model_type and class. Files of llama with experts are
@@ -69,7 +71,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     if metadata.architecture not in NAMES:
         raise UserError(
             file.path,
-            f"is of architecture {metadata.architecture}",
+            f"is of architecture {metadata.architecture}{_missing(metadata)}",
             f"supported are {', '.join(sorted(NAMES))}",
         )
     if file.metadata.get("split.count", 1) not in (0, 1):
@@ -93,6 +95,15 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
     metadata.check_no_others()
     return config
+
+
+def _missing(metadata: Metadata) -> str:
+    """Which parts llmjax lacks, after a comma; "" if the keys are no sign of any."""
+    prefix = f"{metadata.architecture}."
+    found = metadata.file.metadata.items()
+    keys = {key.removeprefix(prefix).replace(".", "_"): 1 for key, _ in found if prefix in key}
+    parts = ", ".join(dict.fromkeys(found_parts(keys)))
+    return f", with {parts}, which llmjax does not have" if parts else ""
 
 
 def _check_layers(metadata: Metadata) -> None:
@@ -167,6 +178,8 @@ def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
 
 def _layer_norm_decoder(metadata: Metadata) -> dict[str, Any]:
     """The fields that decoders with LayerNorm and rotated heads share."""
+    for key in ("attention.key_length", "attention.value_length"):
+        metadata.get(key)  # as wide as the model over its heads
     config = _grouped(metadata)
     head = metadata.head_width(config["hidden_size"], config["num_attention_heads"])
     if metadata.integer("rope.dimension_count", head) != head:
@@ -184,8 +197,6 @@ def _starcoder2(metadata: Metadata) -> dict[str, Any]:
 
 
 def _cohere(metadata: Metadata) -> dict[str, Any]:
-    for key in ("attention.key_length", "attention.value_length"):
-        metadata.get(key)  # as wide as the model over its heads
     config = _layer_norm_decoder(metadata) | {
         "layer_norm_eps": metadata.number("attention.layer_norm_epsilon"),
         "hidden_act": "silu",
@@ -264,6 +275,8 @@ def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
             return {"clip_qkv": None}
         case "glm4moe":
             return _glm(metadata)
+        case "llama4":
+            return _llama4(metadata, layers)
         case "gpt-oss":
             return {"sliding_window": metadata.integer("attention.sliding_window")}
         case "phi3":
@@ -293,6 +306,25 @@ def _mixtral(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
         metadata.fail("has experts and biases of its attention, which Mixtral does not have")
     names = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
     return names | {"sliding_window": None}
+
+
+def _llama4(metadata: Metadata, layers: int) -> dict[str, Any]:
+    """What llama.cpp computes whatever a file says: chunks of 8192, every fourth layer without
+    them and without positions, or, with a window of 0, none of these; norms unless 128 experts."""
+    experts = metadata.get("expert_count", 0)
+    if not experts:
+        metadata.fail("has no experts, which no Llama 4 lacks")
+    every = 4 if metadata.get("attention.sliding_window") != 0 else layers + 1
+    return {
+        "intermediate_size_mlp": metadata.integer("feed_forward_length"),
+        "interleave_moe_layer_step": metadata.integer("interleave_moe_layer_step"),
+        "attention_chunk_size": 8192 if every == 4 else None,
+        "no_rope_layers": [int((layer + 1) % every != 0) for layer in range(layers)],
+        "attn_temperature_tuning": every == 4,
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
+        "use_qk_norm": experts != 128,
+    }
 
 
 def _glm(metadata: Metadata) -> dict[str, Any]:

@@ -11,6 +11,7 @@ COUNT = {
     "llama": "num_local_experts",
     "granitemoe": "num_local_experts",
     "gpt-oss": "num_local_experts",
+    "llama4": "num_local_experts",
     "deepseek2": "n_routed_experts",
     "glm4moe": "n_routed_experts",
 }
@@ -119,7 +120,7 @@ def expert_keys(architecture: str, shape: ModelConfig) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     if (moe := shape.moe) is not None:
         keys |= {"expert_count": moe.num_experts, "expert_used_count": moe.experts_per_token}
-        if architecture in (*OWN_WIDTH, "gpt-oss"):
+        if architecture in (*OWN_WIDTH, "gpt-oss", "llama4"):
             keys["expert_feed_forward_length"] = shape.expert_width
         if architecture == "qwen2moe":
             keys["expert_shared_feed_forward_length"] = moe.shared_width

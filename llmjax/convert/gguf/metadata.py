@@ -165,7 +165,8 @@ def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[s
     """Recover Llama 3's scaling from the frequency divisors, which are all that a file stores.
 
     Given the published low and high factors 1 and 4, each blended frequency determines the original
-    length. Divisors that do not fit are kept as LongRoPE factors.
+    length; with 1 and 1 (Llama 4) none is blended, and it is the power of two that fits. Divisors
+    that do not fit are kept as LongRoPE factors.
     """
     theta, highest = config["rope_theta"], max(divisors)
     if highest == min(divisors) == 1.0:
@@ -173,19 +174,15 @@ def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[s
     unscaled = theta ** (-np.arange(width // 2) * 2 / width)
     smooth = (1 / np.asarray(divisors) - 1 / highest) / (1 - 1 / highest)
     blended = (smooth > 0.01) & (smooth < 0.99)
+    if (original := step_length(np.asarray(divisors), unscaled)) is not None:
+        return _llama3_values(highest, original, 1.0)
     if len(divisors) == width // 2 and highest > 1 and blended.any():
         lengths = (3 * smooth + 1) * 2 * math.pi / unscaled
         original = round(float(np.median(lengths[blended])))
         guess = Llama3Scaling(highest, original)
         scaled, _ = rope_frequencies(guess, theta, width, config["max_position_embeddings"])
         if np.allclose(scaled, unscaled / divisors, rtol=1e-4, atol=0):
-            return {
-                "rope_type": "llama3",
-                "factor": highest,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": original,
-            }
+            return _llama3_values(highest, original, 4.0)
     return {
         "rope_type": "longrope",
         "short_factor": divisors,
@@ -195,6 +192,33 @@ def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[s
     }
 
 
+def _llama3_values(factor: float, original: int, high: float) -> dict[str, Any]:
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": original,
+    }
+
+
+def step_length(divisors: np.ndarray, unscaled: np.ndarray) -> int | None:
+    """The largest power of two over which all pairs that make a turn are kept, and all others
+    divided by one number; None: there is none.
+
+    Args:
+      divisors: [n] of frequencies.
+      unscaled: [n] frequencies, which fall.
+    """
+    kept = int((divisors == 1.0).sum())
+    fits = divisors.shape == unscaled.shape and 0 < kept < len(divisors)
+    if not fits or (divisors[:kept] != 1.0).any() or (divisors[kept:] != divisors[-1]).any():
+        return None
+    shortest_length, end = 2 * math.pi / unscaled[kept - 1], 2 * math.pi / unscaled[kept]
+    length = 1 << (math.ceil(end) - 1).bit_length() - 1
+    return length if shortest_length <= length < end else None
+
+
 def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
     """The keys rope.scaling.* of a model; None if they cannot express its scaling."""
     match shape.rope_scaling:
@@ -202,6 +226,12 @@ def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
             return {}
         case Llama3Scaling(low_frequency_factor=1.0, high_frequency_factor=4.0):
             return {}  # stored as a tensor
+        case Llama3Scaling(low_frequency_factor=1.0, high_frequency_factor=1.0) as steps:
+            unscaled, _ = rope_frequencies(
+                Unscaled(), shape.rope_theta, shape.head_width, shape.max_length
+            )
+            length = step_length(llama3_divisors(steps, shape), unscaled.astype(np.float64))
+            return {} if length == steps.original_length else None
         case LinearScaling(factor=factor):
             return {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
         case YarnScaling(attention_factor=None) as yarn if _has_keys(yarn, shape):

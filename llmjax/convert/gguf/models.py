@@ -26,6 +26,10 @@ ARCHITECTURES = {
     "llama": "llama",
     "qwen3": "qwen3",
     "qwen2": "qwen2",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "cohere": "command-r",
+    "cohere2": "cohere2",
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "qwen2_moe": "qwen2moe",
@@ -33,13 +37,21 @@ ARCHITECTURES = {
     "granitemoe": "granitemoe",
     "glm4_moe": "glm4moe",
     "gpt_oss": "gpt-oss",
+    "llama4_text": "llama4",
     "deepseek_v3": "deepseek2",
     "deepseek_v2": "deepseek2",
 }
 """Transformers' model_type -> architecture of GGUF, in the order in which to try them."""
-WITH_EXPERTS = tuple(ARCHITECTURES)[3:]
-WITHOUT_BIAS = ("qwen3", "qwen3_moe", "olmoe", "granitemoe", "deepseek_v2", "deepseek_v3")
+WITH_EXPERTS = tuple(ARCHITECTURES)[7:]
+WITH_WINDOWS = ("gpt_oss", "llama4_text", "cohere2")
+"""Models whose windows llama.cpp has."""
+WITHOUT_BIAS = (
+    *("qwen3", "cohere", "cohere2", "qwen3_moe", "olmoe", "granitemoe", "llama4_text"),
+    *("deepseek_v2", "deepseek_v3"),
+)
 """Models whose biases of attention llama.cpp leaves out."""
+NORMED = 64
+"""Layers from which llama.cpp takes a model for Command R+, with norms of queries and keys."""
 LITE_LAYERS = (26, 27)
 """Numbers of layers by which llama.cpp knows that queries are not compressed (DeepSeek-V2-Lite)."""
 SIZES = {
@@ -79,7 +91,8 @@ def choose_family(shape: ModelConfig) -> Family:
 def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
     """The fields that the family, or a GGUF file of it, cannot express."""
     found = family.unsupported(shape)
-    if shape.window is not None and family.model_type != "gpt_oss" and "window" not in found:
+    windows = family.model_type in WITH_WINDOWS
+    if shape.window is not None and not windows and "window" not in found:
         found.append("window")
     if (shape.moe is None) == (family.model_type in WITH_EXPERTS) and "moe" not in found:
         found.append("moe")
@@ -87,10 +100,16 @@ def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
         found.append("qkv_bias")
     if family.model_type == "qwen2" and shape.head_width * shape.num_heads != shape.d_model:
         found.append("head_dim")
-    if family.model_type not in ("deepseek_v2", "deepseek_v3", "glm4_moe"):
+    if family.model_type not in ("deepseek_v2", "deepseek_v3", "glm4_moe", "llama4_text"):
         found += ["moe.dense_layers"] if shape.moe is not None and shape.moe.dense_layers else []
     if shape.mla is not None and shape.mla.query_rank is None:
         found += [] if shape.num_decoder_layers in LITE_LAYERS else ["mla.query_rank"]
+    if family.model_type == "starcoder2" and not shape.qkv_bias:
+        found.append("qkv_bias")
+    if family.model_type in ("cohere", "cohere2") and not shape.tie_embeddings:
+        found.append("tie_embeddings")
+    if family.model_type == "cohere" and shape.qk_norm != (shape.num_decoder_layers >= NORMED):
+        found.append("qk_norm")
     if family.model_type == "olmoe" and shape.kv_heads != shape.num_heads:
         found.append("num_kv_heads")
     if rope_keys(shape) is None:
@@ -164,8 +183,9 @@ def _arranged(
 def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
     """The architecture's metadata."""
     config, architecture = family.write_config(shape), ARCHITECTURES[family.model_type]
+    rms = "rms_" if shape.norm == "rmsnorm" else ""
     values = {key: int(config[field]) for key, field in SIZES.items()} | {
-        "attention.layer_norm_rms_epsilon": float(shape.norm_epsilon),
+        f"attention.layer_norm_{rms}epsilon": float(shape.norm_epsilon),
         "attention.key_length": shape.head_width,
         "attention.value_length": shape.head_width,
         "rope.dimension_count": shape.rotated_width,
@@ -173,13 +193,19 @@ def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
         **(rope_keys(shape) or {}),
         **expert_keys(architecture, shape),
     }
-    if architecture == "granitemoe":
+    if architecture in ("command-r", "cohere2"):
+        values["logit_scale"] = float(shape.logit_scale)
+    if architecture in ("granite", "granitemoe"):
         values |= {
             "embedding_scale": float(config["embedding_multiplier"]),
             "residual_scale": float(config["residual_multiplier"]),
             "attention.scale": float(config["attention_multiplier"]),
             "logit_scale": float(config["logits_scaling"]),
         }
-    if architecture == "gpt-oss":
+    if architecture == "llama4":
+        values["feed_forward_length"] = shape.mlp_width
+        values["interleave_moe_layer_step"] = int(config["interleave_moe_layer_step"])
+        values |= {} if shape.window is not None else {"attention.sliding_window": 0}
+    if architecture in ("gpt-oss", "cohere2") and shape.window is not None:
         values["attention.sliding_window"] = int(config["sliding_window"])
     return {f"{architecture}.{key}": value for key, value in values.items()}

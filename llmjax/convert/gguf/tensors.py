@@ -133,10 +133,18 @@ _GPT_NEOX = {
 _ROUTER = {"blk.{}.ffn_gate_inp": "model.layers.{}.mlp.gate"}
 
 
-def _shared(name: str) -> dict[str, str]:
+_LLAMA4 = {
+    "blk.{}.ffn_gate": "model.layers.{}.feed_forward.gate_proj",
+    "blk.{}.ffn_up": "model.layers.{}.feed_forward.up_proj",
+    "blk.{}.ffn_down": "model.layers.{}.feed_forward.down_proj",
+    "blk.{}.ffn_gate_inp": "model.layers.{}.feed_forward.router",
+}
+
+
+def _shared(name: str, mlp: str = "mlp") -> dict[str, str]:
     """The names of the expert that all tokens use."""
     return {
-        f"blk.{{}}.ffn_{part}_shexp": f"model.layers.{{}}.mlp.{name}.{part}_proj"
+        f"blk.{{}}.ffn_{part}_shexp": f"model.layers.{{}}.{mlp}.{name}.{part}_proj"
         for part in ("gate", "up", "down")
     }
 
@@ -285,6 +293,10 @@ TABLES: dict[str, dict[str, TensorRule]] = {
     )
     | _EXPERTS
     | {"blk.{}.attn_sinks.weight": TensorRule("model.layers.{}.self_attn.sinks")},
+    "llama4": _rules(
+        _ENDS | _ATTENTION | _NORMS | _LLAMA4 | _shared("shared_expert", "feed_forward")
+    )
+    | _EXPERTS,
     "deepseek2": _rules(_ENDS | _LATENT | _NORMS | _MLP | _ROUTER | _shared("shared_experts"))
     | _EXPERTS
     | _SELECTION_BIAS

@@ -26,8 +26,9 @@ QUANTISATIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0":
 """dtype -> gguf.GGMLQuantizationType; vectors are always float32."""
 NUMPY = {kind: FLOATS[name] for name, kind in QUANTISATIONS.items() if name in FLOATS}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
-ALWAYS_FLOAT = ("ffn_gate_inp.weight", ".bias")
-"""Ends of names of tensors that llama.cpp computes in float32: routers, and biases of experts."""
+ALWAYS_FLOAT = ("ffn_gate_inp.weight", "_norm.weight", ".bias")
+"""Ends of names of tensors that llama.cpp computes in float32: routers, norms, and biases of
+experts."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ def add_value(writer: Any, key: str, value: Any) -> None:
 
 
 def tensor_kind(tensor: LazyTensor, kind: str) -> str:
-    """The type to store a tensor as: `kind`, but F32 for vectors, routers and biases, and F16 for
-    partial blocks."""
+    """The type to store a tensor as: `kind`, but F32 for vectors, routers, norms and biases, and
+    F16 for partial blocks."""
     if len(tensor.shape) < 2 or tensor.name.endswith(ALWAYS_FLOAT):
         return "F32"
     block, _ = library().GGML_QUANT_SIZES[library().GGMLQuantizationType[kind]]

@@ -145,8 +145,8 @@ def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> 
         case "llama3":
             low = values.get("low_freq_factor", float, 1.0)
             high = values.get("high_freq_factor", float, 4.0)
-            if low >= high:
-                raise values.error("low_freq_factor", low, "it must be below high_freq_factor")
+            if low > high:
+                raise values.error("low_freq_factor", low, "it must not exceed high_freq_factor")
             scaling = Llama3Scaling(values.get("factor", float), original(), low, high)
         case "yarn":
             scaling = _read_yarn(values, original(), max_length)
@@ -356,22 +356,29 @@ class Windows:
 
 @dataclass(frozen=True)
 class Unrotated:
-    """Layers without rotary positions (SmolLM3): zeros in a list, or one layer of every few."""
+    """Layers without rotary positions (SmolLM3): zeros in a list, or one layer of every few where
+    there is none, or an empty one."""
 
     every: int = 4
+    written_every: bool = False
+    """Whether to write how many too, where that says it all."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         every = hf.get("no_rope_layer_interval", int, self.every)
         layers = num_layers(hf)
         pattern = [int((i + 1) % every != 0) for i in range(layers)]
-        rotated = hf.get("no_rope_layers", list, pattern)
+        rotated = hf.get("no_rope_layers", list, pattern) or pattern
         if len(rotated) != layers or any(flag not in (0, 1) for flag in rotated):
             raise hf.error("no_rope_layers", rotated, "it must have 0 or 1 for each layer")
         return {"unrotated_layers": tuple(i for i, on in enumerate(rotated) if not on)}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        layers = range(config.num_decoder_layers)
-        return {"no_rope_layers": [int(i not in config.unrotated_layers) for i in layers]}
+        layers, without = range(config.num_decoder_layers), config.unrotated_layers
+        values: dict[str, Any] = {"no_rope_layers": [int(i not in without) for i in layers]}
+        if self.written_every:
+            steps = (n for n in range(1, len(layers) + 1) if without == tuple(layers[n - 1 :: n]))
+            values["no_rope_layer_interval"] = next(steps, self.every)
+        return values
 
 
 def num_layers(hf: HFConfig) -> int:

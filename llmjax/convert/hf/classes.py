@@ -48,8 +48,15 @@ class PlainModel:
 
     def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
         """The tensors to write; `dtype` None keeps the parameters' dtypes."""
-        tensors = lazy_tensors(params, BoundTable(self.family.table, Model(self.shape)), dtype)
-        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in tensors]
+        table = self.family.table
+        tensors = {
+            tensor.name: tensor
+            for tensor in lazy_tensors(params, BoundTable(table, Model(self.shape)), dtype)
+        }
+        for name, original in table.copies_of(self.shape).items():
+            if original in tensors:
+                tensors[name] = replace(tensors[original], name=name)
+        return [replace(each, name=self.published_name(each.name)) for each in tensors.values()]
 
     def published_name(self, name: str) -> str:
         """The published name of a tensor or module in the family's table, without the table's
@@ -160,6 +167,21 @@ def export_form(
         # Drop the masked-language-model head.
         shape = replace(shape, lm_head_transform=False, lm_head_bias=False, tie_embeddings=True)
     return PlainModel(family_for(shape, preferred), shape)
+
+
+def with_next_tokens(
+    form: PlainModel | ModelWithHead, shape: ModelConfig
+) -> PlainModel | ModelWithHead:
+    """The form, with the layer for tokens after next of `shape`, if its files can have that.
+
+    Other programs expect experts in that layer where the model has some.
+    """
+    experts = shape.multi_token_experts
+    expected = experts == (shape.moe is not None)
+    if not shape.multi_token or not expected or isinstance(form, ModelWithHead):
+        return form
+    complete = replace(form.shape, multi_token=True, multi_token_experts=experts)
+    return form if form.family.unsupported(complete) else PlainModel(form.family, complete)
 
 
 def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> ModelWithHead:

@@ -49,13 +49,17 @@ RANGES: dict[str, Range] = {
         (
             "num_hidden_layers num_layers num_decoder_layers n_layer n_layers "
             "sliding_window_pattern global_attn_every_n_layers no_rope_layer_interval "
-            "decoder_sparse_step full_attention_interval",
+            "decoder_sparse_step full_attention_interval interleave_moe_layer_step",
             Range(1, MAX_LAYERS),
         ),
-        ("max_window_layers first_k_dense_replace", Range(0, MAX_LAYERS)),
+        (
+            "max_window_layers first_k_dense_replace num_nextn_predict_layers",
+            Range(0, MAX_LAYERS),
+        ),
         (
             "vocab_size type_vocab_size hidden_size d_model dim n_embd intermediate_size "
-            "hidden_dim d_ff n_inner head_dim d_kv num_attention_heads num_key_value_heads "
+            "intermediate_size_mlp hidden_dim d_ff n_inner head_dim d_kv num_attention_heads "
+            "num_key_value_heads "
             "num_heads n_heads n_head relative_attention_num_buckets kv_lora_rank q_lora_rank "
             "qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim num_experts "
             "num_local_experts n_routed_experts num_experts_per_tok moe_intermediate_size "
@@ -69,7 +73,8 @@ RANGES: dict[str, Range] = {
         ),
         (
             "relative_attention_max_distance max_position_embeddings "
-            "original_max_position_embeddings n_positions sliding_window local_attention",
+            "original_max_position_embeddings n_positions sliding_window local_attention "
+            "attention_chunk_size floor_scale",
             Range(1, MAX_POSITIONS),
         ),
         (
@@ -78,7 +83,7 @@ RANGES: dict[str, Range] = {
             "final_logit_softcapping attn_logit_softcapping factor low_freq_factor "
             "embedding_multiplier residual_multiplier logits_scaling attention_multiplier "
             "norm_epsilon routed_scaling_factor swiglu_limit swiglu_alpha "
-            "logit_scale "
+            "logit_scale attn_scale "
             "high_freq_factor attention_factor beta_fast beta_slow mscale mscale_all_dim",
             Range(0, open=True),
         ),

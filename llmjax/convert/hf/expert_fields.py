@@ -44,6 +44,24 @@ class EveryNth:
 
 
 @dataclass(frozen=True)
+class Interleaved:
+    """One of every so many layers has experts, or those of a list (Llama 4)."""
+
+    def read(self, hf: HFConfig) -> tuple[int, ...]:
+        step, layers = hf.get("interleave_moe_layer_step", int, 1), num_layers(hf)
+        sparse = hf.get("moe_layers", list, list(range(step - 1, layers, step)))
+        if any(type(layer) is not int for layer in sparse):
+            raise hf.error("moe_layers", sparse, "it must list numbers of layers")
+        return tuple(layer for layer in range(layers) if layer not in sparse)
+
+    def write(self, dense: tuple[int, ...], layers: int) -> dict[str, Any]:
+        sparse = [layer for layer in range(layers) if layer not in dense]
+        steps = range(1, layers + 1)
+        step = next((n for n in steps if sparse == list(range(n - 1, layers, n))), 1)
+        return {"interleave_moe_layer_step": step, "moe_layers": sparse}
+
+
+@dataclass(frozen=True)
 class NoDense:
     """All layers have experts."""
 
@@ -65,9 +83,10 @@ class Experts:
     names: tuple[str, ...] = ("num_experts", "num_local_experts")
     count: int = 8
     chosen: int = 2
-    dense: FirstDense | EveryNth | NoDense = NoDense()
+    dense: FirstDense | EveryNth | Interleaved | NoDense = NoDense()
     width: int | None = None
-    """Default of moe_intermediate_size; None: experts are as wide as intermediate_size says."""
+    """Default of `width_name`; None: experts are as wide as intermediate_size says."""
+    width_name: str = "moe_intermediate_size"
     normalize: bool | None = None
     """Default of norm_topk_prob; None: as `fixed` says."""
     scale: float | None = None
@@ -76,6 +95,8 @@ class Experts:
     """Default of n_shared_experts, in widths of an expert."""
     shared_width: int | None = None
     """Default of shared_expert_intermediate_size."""
+    shares_width: bool = False
+    """Whether there is a shared expert, as wide as the others."""
     groups: tuple[int, int] | None = None
     """Defaults of n_group and topk_group."""
     jitter: float | None = None
@@ -89,9 +110,12 @@ class Experts:
         found = [hf.get(name, int, None) for name in self.names]
         values["num_experts"] = next((n for n in found if n is not None), self.count)
         values["experts_per_token"] = hf.get("num_experts_per_tok", int, self.chosen)
-        width = hf.get("intermediate_size", int)
-        if self.width is not None:
-            width = values["expert_width"] = hf.get("moe_intermediate_size", int, self.width)
+        if self.width is None:
+            width = hf.get("intermediate_size", int)
+        else:
+            width = values["expert_width"] = hf.get(self.width_name, int, self.width)
+        if self.shares_width:
+            values["shared_width"] = width
         if self.normalize is not None:
             values["normalize"] = hf.get("norm_topk_prob", bool, self.normalize)
         if self.scale is not None:
@@ -116,7 +140,7 @@ class Experts:
         values: dict[str, Any] = dict(self.dense.write(moe.dense_layers, layers))
         values |= {self.names[0]: moe.num_experts, "num_experts_per_tok": moe.experts_per_token}
         if self.width is not None:
-            values["moe_intermediate_size"] = width
+            values[self.width_name] = width
         if self.normalize is not None:
             values["norm_topk_prob"] = moe.normalize
         if self.scale is not None:

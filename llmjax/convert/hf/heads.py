@@ -190,4 +190,11 @@ class BodyTensors(RenamedTensors):
 def body_shape(shape: ModelConfig, task_class: TaskClass) -> ModelConfig:
     """The architecture of a class's body, without what it lacks of a masked-language-model head."""
     transform = shape.lm_head_transform and "transform" in task_class.necks
-    return replace(shape, tie_embeddings=True, lm_head_transform=transform, lm_head_bias=False)
+    return replace(
+        shape,
+        tie_embeddings=True,
+        lm_head_transform=transform,
+        lm_head_bias=False,
+        multi_token=False,
+        multi_token_experts=False,
+    )

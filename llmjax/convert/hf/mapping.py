@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from llmjax.convert.hf.names import EXPERT, LAYER, NameRow, NameTable, Sizes, axis_sizes
+from llmjax.convert.hf.names import EXPERT, FURTHER, LAYER, NameRow, NameTable, Sizes, axis_sizes
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -57,7 +57,7 @@ def _paths(
 
 def _stacking(row: NameRow) -> int:
     """How many leading axes of the parameter are spread over tensors: layers, and experts."""
-    return sum(part in row.tensor for part in (LAYER, EXPERT))
+    return (".layers" in row.param) + (EXPERT in row.tensor)
 
 
 class BoundTable:
@@ -77,11 +77,14 @@ class BoundTable:
         self.params = dict(flatten(model.abstract_params()))
         self.rows: dict[str, NameRow] = {}
         self._numbers: dict[str, tuple[int, ...]] = {}
-        groups = stacked_layers(model.config)
+        self.copies = table.copies | table.copies_of(model.config)
+        groups, last = stacked_layers(model.config), model.config.num_decoder_layers
+        groups[("multi_token.stack", "layers")] = (last,)
         for row in (row for row in table.rows if row.applies(model.config)):
             for path, numbers in _paths(row, groups):
                 if path in self.params:
-                    self.rows[path] = replace(row, param=path)
+                    tensor = row.tensor.replace(FURTHER, str(last))
+                    self.rows[path] = replace(row, param=path, tensor=tensor)
                     self._numbers[path] = numbers
         if unnamed := self.params.keys() - self.rows.keys():
             raise UserError("model", f"has parameters without a published name: {min(unnamed)}")
@@ -89,11 +92,12 @@ class BoundTable:
     def tensors(self, row: NameRow) -> list[str | None]:
         """The tensor names of a row: one, or one per layer (None for layers without it), or one per
         expert of each layer."""
-        if LAYER not in row.tensor:
+        numbers = self._numbers[row.param]
+        if not numbers:
             return [row.tensor]
         names = [
             None if layer in row.missing_in else row.tensor.replace(LAYER, str(layer))
-            for layer in self._numbers[row.param]
+            for layer in numbers
         ]
         if EXPERT not in row.tensor:
             return names
@@ -120,15 +124,15 @@ class BoundTable:
         """
         expected, located = self.expected(), dict[str, str]()
         copies, fallbacks = dict[str, str](), dict[str, str]()
-        known = {*expected, *self.table.copies, *self.table.fallbacks}
+        known = {*expected, *self.copies, *self.table.fallbacks}
         for actual in source.names():
             name = self.table.name(actual, known)
             if name in expected:
                 if name in located:
                     raise UserError(f"tensor {actual}", f"also exists as {located[name]}")
                 located[name] = actual
-            elif name in self.table.copies:
-                copies[actual] = self.table.copies[name]
+            elif name in self.copies:
+                copies[actual] = self.copies[name]
             elif name in self.table.fallbacks:
                 fallbacks[self.table.fallbacks[name]] = actual
             elif not self.table.is_ignored(name, self.model.config.num_decoder_layers):

@@ -34,6 +34,8 @@ from llmjax.model.moe_config import MoEConfig
 Sizes = Mapping[str, int]
 """Axis -> length."""
 LAYER, EXPERT = "{layer}", "{expert}"
+FURTHER = "{further}"
+"""In names of tensors: the number of the layer after the last, which predicts tokens after next."""
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -233,7 +235,10 @@ class NameTable:
     ignorable: tuple[str, ...] = ()
     """Regular expressions of tensors to ignore: not trained, or for another task."""
     further_layers: bool = False
-    """Whether to ignore layers after the last, which predict tokens after next."""
+    """Whether to ignore layers after the last, which predict tokens after next, unless the model
+    has them."""
+    further_copies: dict[str, str] = field(default_factory=dict)
+    """As `copies`, of models with such a layer, whose files are written with these copies."""
     copies: dict[str, str] = field(default_factory=dict)
     """Tensor without a parameter in the model -> the tensor that it must equal."""
     fallbacks: dict[str, str] = field(default_factory=dict)
@@ -245,6 +250,12 @@ class NameTable:
         if layer and int(layer.group(1)) >= layers:
             return True
         return any(re.search(pattern, name) for pattern in self.ignorable)
+
+    def copies_of(self, config: ModelConfig) -> dict[str, str]:
+        """Tensor of such a layer -> the tensor that it is a copy of; {} if the model has none."""
+        number = str(config.num_decoder_layers)
+        further = self.further_copies if config.multi_token else {}
+        return {name.replace(FURTHER, number): original for name, original in further.items()}
 
     def name(self, name: str, known: Collection[str]) -> str:
         """Normalize a tensor's name, adding the prefix if only that makes it one of `known`."""

@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.convert.exporting import Exporter, ExportSource, num_parameters
 from llmjax.convert.families.family import Family, canonical
 from llmjax.convert.families.registry import family_of
-from llmjax.convert.hf.classes import ModelWithHead, choose_task, export_form
+from llmjax.convert.hf.classes import ModelWithHead, choose_task, export_form, with_next_tokens
 from llmjax.convert.hf.config import read_object, write_json
 from llmjax.convert.hf.safetensors import SHARD_BYTES, open_folder, write_folder
 from llmjax.convert.hf.sentence import SentenceConfig, from_origin, write_sentence
@@ -50,8 +50,9 @@ class HFExporter(Exporter):
         tokenizer, shape, origin = source.tokenizer, source.shape, source.origin
         tasks = run_tasks(source.run, source.config, tokenizer, shape)
         task = choose_task(tasks, self.task)
-        form = export_form(source.merged_shape, task, source.model_type)
-        params = merged_params(source.run, shape, source.step, source.dtype)
+        form = with_next_tokens(export_form(source.merged_shape, task, source.model_type), shape)
+        further = form.shape.multi_token
+        params = merged_params(source.run, shape, source.step, source.dtype, multi_token=further)
         tensors = form.tensors(params, source.dtype)
         write_folder(out, tensors, self.max_shard_bytes)
         dtype = source.dtype or np.dtype(params["embedding"]["rows"].dtype).name

@@ -1,6 +1,6 @@
 """The inputs of attention and its mask."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -51,6 +51,43 @@ class Mask:
         if query is None:
             return jnp.ones((len(key), queries), jnp.int32), (key != 0).astype(jnp.int32)
         return query, key
+
+    def in_chunks(
+        self, positions: jax.Array, length: str | None, slots: int | None = None
+    ) -> "Mask":
+        """Narrows the window to chunks: a query sees keys of its own piece of `window` positions.
+
+        A key in the window of a query is in its chunk or in a neighbouring one. So that of the
+        chunk's number only the lowest bit matters, which becomes a part of the segments: these are
+        known to all implementations.
+
+        Args:
+          positions: [B, T] int32, of the queries.
+          length: logical axis of T.
+          slots: number of keys, whose positions are 0, 1, 2, …; None: those of the queries.
+        """
+        size = self.window
+        assert size is not None
+
+        def segments(
+            given: jax.Array | None, positions: jax.Array, length: str | None
+        ) -> jax.Array:
+            bit = mesh.reshard(positions, "batch", length) // size % 2
+            if given is None:
+                return 2 + bit
+            given = mesh.reshard(given, "batch", length)
+            return jnp.where(given == 0, 0, 2 * given + bit)
+
+        alone = self.key_segments is None  # all of a row's tokens are of one text
+        query = segments(None if alone else self.query_segments, positions, length)
+        if slots is not None:
+            every = jnp.broadcast_to(jnp.arange(slots), (positions.shape[0], slots))
+            key = segments(self.key_segments, every, None)
+        elif alone or self.query_segments is self.key_segments:
+            key = query
+        else:
+            key = segments(self.key_segments, positions, length)
+        return replace(self, query_segments=query, key_segments=key)
 
     def distance(self, queries: int, keys: int) -> jax.Array:
         """Returns the index of each query less that of each key, [B or 1, T, S] int32."""

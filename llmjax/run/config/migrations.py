@@ -187,7 +187,12 @@ def _sparse(config: Plain) -> Plain:
 def _refined(config: Plain) -> Plain:
     """9 -> 10: new fields, with what they stand for in runs that lacked them."""
     compute: Plain = {}
-    model: Plain = {}
+    model: Plain = {
+        "multi_token_experts": False,
+        "query_growth": 0.0,
+        "query_growth_length": 8192,
+        "window_chunks": False,
+    }
     return config | {
         "compute": config["compute"] | compute,
         "model": config["model"] | model,

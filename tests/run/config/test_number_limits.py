@@ -186,7 +186,10 @@ def test_what_is_too_much_is_said_with_its_limit(changes, message):
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        (rope.Llama3Scaling(2.0, 32, 4.0, 4.0), "low_frequency_factor must be from 0 up and below"),
+        (
+            rope.Llama3Scaling(2.0, 32, 4.0, 3.0),
+            "low_frequency_factor must be from 0 up and at most",
+        ),
         (rope.YarnScaling(2.0, 32, beta_fast=-1.0), "beta_fast must be positive and finite"),
         (rope.YarnScaling(2.0, 32, attention_factor=0.0), "attention_factor must be positive"),
         (replace(LONG, short_factors=(1.0, math.nan, 1.0, 1.0)), "short_factors"),
