@@ -50,6 +50,7 @@ KNOWN_TO = {
     "gcsfs": {"storage.stores"},
     "gguf": {"convert"},
     "grain": {"data"},
+    "llguidance": {"engine"},
     "prometheus_client": {"serving"},
     "optax": {"optimizers", "state", "step"},
     "orbax": {"run.checkpoint"},

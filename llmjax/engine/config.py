@@ -1,11 +1,9 @@
 """The config of the engine and the options of its requests; cheap to import."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from llmjax.decoding.config import DecodingConfig, decoding_problems
+from llmjax.engine.grammars import Grammar
 from llmjax.limits import number_problems
 
 TOP_LOGPROBS = 20
@@ -62,8 +60,7 @@ class RequestOptions:
       frequency_penalty: subtracted from a token's logit for each time that the text has it.
       top_logprobs: number of most likely tokens to report with each token.
       stop_ids: tokens that end a text in addition to those of the tokenizer.
-      allowed: which tokens may follow, bool [vocab], as a function of the text's tokens so far;
-        None: all.
+      grammar: what the text must match; None: anything.
     """
 
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
@@ -71,7 +68,7 @@ class RequestOptions:
     frequency_penalty: float = 0.0
     top_logprobs: int = 0
     stop_ids: tuple[int, ...] = ()
-    allowed: Callable[[tuple[int, ...]], np.ndarray] | None = None
+    grammar: Grammar | None = None
 
 
 def request_problems(options: RequestOptions) -> list[str]:

@@ -15,6 +15,7 @@ from llmjax.decoding.completions import CompletionWriter, make_jobs
 from llmjax.decoding.rows import encode_prompts, padded
 from llmjax.engine import programs
 from llmjax.engine.config import EngineConfig, RequestOptions, engine_problems, request_problems
+from llmjax.engine.grammars import GrammarCompiler
 from llmjax.engine.prefixes import PrefixCache
 from llmjax.engine.requests import Output, Reading, Running, TokenInfo, Waiting
 from llmjax.engine.rows import rows_of
@@ -85,6 +86,7 @@ class Engine:
             config.fixed_shape,
         )
         self.prefixes = PrefixCache(config.prefix_tokens, config.prefill_chunk)
+        self._grammars = GrammarCompiler(tokenizer)
         self._waiting: deque[Waiting] = deque()
         self._reading: Reading | None = None
         self._running: list[Running] = []
@@ -118,7 +120,8 @@ class Engine:
         """Queue a prompt; returns the ids of its requests, one for each of `samples`.
 
         Raises:
-          UserError: the prompt exceeds the context or the cache, or an option is out of range.
+          UserError: the prompt exceeds the context or the cache, an option is out of range, or the
+            grammar is not valid.
           Busy: too many requests wait.
         """
         options = options or RequestOptions()
@@ -141,6 +144,8 @@ class Engine:
                     f"exceeds the cache of {self._space}",
                     "shorten it, ask for fewer tokens or raise cache_tokens",
                 )
+            if options.grammar is not None:
+                request.matcher = self._grammars.matcher(options.grammar)
             self._submitted += 1
             self._waiting.append(request)
             ids.append(request.id)
@@ -298,7 +303,7 @@ class Engine:
         self._shape = shape
 
     def _decode(self) -> list[Output]:
-        constrained = any(running.request.options.allowed for running in self._running)
+        constrained = any(running.request.matcher for running in self._running)
         steps = 1 if constrained else self.config.steps_per_call
         assert self._batch is not None
         self._reshape(self._running, self._shape.source, self._batch.cache)
@@ -328,6 +333,8 @@ def _output(
     completion = None
     for token, cost, ids, logprobs in zip(tokens, nats, top_ids, top_logprobs, strict=True):
         running.tokens.append(int(token))
+        if running.request.matcher is not None:
+            running.request.matcher.accept(int(token))
         pairs = zip(ids[:count].tolist(), logprobs[:count].tolist(), strict=True)
         infos.append(TokenInfo(int(token), float(cost), tuple(pairs)))
         piece = running.writer.push([int(token)], [float(cost)])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from llmjax.decoding.completions import Completion, CompletionWriter, Job
 from llmjax.engine.config import RequestOptions
+from llmjax.engine.grammars import Matcher
 from llmjax.model.cache import Cache
 
 
@@ -48,6 +49,7 @@ class Waiting:
       options: as submitted.
       ends: all tokens that end it.
       is_long: see `Cache.is_long`.
+      matcher: follows its text through a grammar; None: it has none.
     """
 
     id: int
@@ -55,6 +57,7 @@ class Waiting:
     options: RequestOptions
     ends: tuple[int, ...]
     is_long: bool
+    matcher: Matcher | None = None
 
 
 @dataclass(eq=False)

@@ -33,7 +33,7 @@ def rows_of(running: Sequence[Running], count: int, vocab_size: int, mesh: Mesh 
         wants_top=(0, np.bool_),
     )
     sampling["key_data"] = np.zeros((count, 2), np.uint32)
-    if any(row.request.options.allowed for row in running):
+    if any(row.request.matcher for row in running):
         sampling["allowed"] = np.ones((count, vocab_size), np.bool_)
     for row in running:
         state["stop_ids"][row.row, : len(row.request.ends)] = row.request.ends
@@ -87,9 +87,9 @@ def _sampling(running: Running) -> dict[str, Any]:
 
 
 def _set_allowed(sampling: dict[str, np.ndarray], running: Running) -> None:
-    allowed = running.request.options.allowed
-    if allowed is not None:
-        tokens = np.asarray(allowed(tuple(running.tokens)), np.bool_)
+    matcher = running.request.matcher
+    if matcher is not None:
+        tokens = matcher.allowed(running.request.ends)
         row = sampling["allowed"][running.row]
         row[:] = False
         row[: len(tokens)] = tokens

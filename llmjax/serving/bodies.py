@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmjax.decoding.config import DecodingConfig
 from llmjax.engine.config import RequestOptions
 from llmjax.errors import UserError
+from llmjax.serving.structured import grammar_of
 
 NOT_SERVED = ("logit_bias", "functions", "suffix", "best_of", "echo", "audio")
 """Fields that would change an answer and have no effect here: refused unless empty."""
@@ -47,8 +48,6 @@ class Generation(BaseModel):
         for name in NOT_SERVED:
             if (self.model_extra or {}).get(name):
                 raise UserError(name, "is not served", "leave it out")
-        if self.response_format not in (None, {"type": "text"}):
-            raise UserError("response_format", "is not served, but as text", "leave it out")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         decoding = DecodingConfig(
             max_new_tokens=min(self.limit() or most, most),
@@ -62,7 +61,12 @@ class Generation(BaseModel):
             seed=secrets.randbits(32) if self.seed is None else self.seed % 2**32,
         )
         return RequestOptions(
-            decoding, self.presence_penalty, self.frequency_penalty, self.top(), ends
+            decoding,
+            self.presence_penalty,
+            self.frequency_penalty,
+            self.top(),
+            ends,
+            grammar_of(self.response_format, self.model_extra or {}),
         )
 
     def limit(self) -> int | None:

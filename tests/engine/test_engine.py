@@ -8,6 +8,7 @@ import pytest
 from llmjax.decoding.config import DecodingConfig
 from llmjax.engine.config import EngineConfig, RequestOptions
 from llmjax.engine.engine import Busy, Engine
+from llmjax.engine.grammars import Regex
 from llmjax.engine.prefixes import PrefixCache
 from llmjax.engine.shapes import Limits, Shape, next_shape
 from llmjax.errors import UserError
@@ -119,16 +120,10 @@ def test_samples_logprobs_and_several_steps_per_call(lm):
         assert dict(info.top).get(info.token, -info.nats) == pytest.approx(-info.nats, abs=1e-5)
 
 
-def test_penalties_and_constraints_decide_what_follows(lm):
-    def only(*letters):
-        allowed = np.zeros(lm.tokenizer.vocab_size, bool)
-        allowed[[lm.tokenizer.encode(letter)[0] for letter in letters]] = True
-        return allowed
-
+def test_penalties_and_grammars_decide_what_follows(lm):
     engine = engine_of(lm, replace(SMALL, fixed_shape=True))
-    options = RequestOptions(GREEDY, allowed=lambda tokens: only("xyz"[len(tokens) % 3]))
-    (constrained,) = engine.submit("a", options)
-    either = RequestOptions(GREEDY, frequency_penalty=2.0, allowed=lambda tokens: only("x", "y"))
+    (constrained,) = engine.submit("a", RequestOptions(GREEDY, grammar=Regex("(xyz){3}")))
+    either = RequestOptions(GREEDY, frequency_penalty=2.0, grammar=Regex("[xy]{9}"))
     (balanced,) = engine.submit("a", either)
     (free,) = engine.submit("ab", RequestOptions(GREEDY))
     done = texts(engine.run())

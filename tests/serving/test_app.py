@@ -94,6 +94,58 @@ def test_chat_answers_in_lines_without_a_template(client, lm):
     assert [texts[0], texts[1]] == [done[0].text, done[1].text]
 
 
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"]}
+FORMS = {
+    "schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+    "object": {"response_format": {"type": "json_object"}},
+    "regex": {"structured_outputs": {"regex": "[ab]{3}"}},
+    "choice": {"structured_outputs": {"choice": ["one", "two"]}},
+    "older": {"guided_json": SCHEMA},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", FORMS)
+def test_answers_have_the_form_that_is_asked_for(client, name, stream):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 24}
+    response = client.post(
+        "/v1/chat/completions", json=body | FORMS[name] | {"stream": stream, "seed": 1}
+    )
+    if stream:
+        choices = [event["choices"][0] for event in events(response)]
+        text = "".join(choice["delta"]["content"] for choice in choices)
+        finish = choices[-1]["finish_reason"]
+    else:
+        (choice,) = response.json()["choices"]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+    if name == "regex":
+        assert set(text) <= {"a", "b"}
+        assert len(text) == 3
+    elif name == "choice":
+        assert text in ("one", "two")
+    elif finish == "stop":
+        assert isinstance(json.loads(text), dict)
+    else:
+        assert text.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format.type: is xml"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema: has no schema"),
+        ({"structured_outputs": {"regex": "["}}, "regular expression: cannot be used"),
+        ({"structured_outputs": {"choice": "one"}}, "choice: is not served in this form"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "in several ways"),
+    ],
+)
+def test_forms_that_cannot_be_had_are_refused(client, fields, words):
+    body = {"model": "tiny", "prompt": "a"} | fields
+    response = client.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+
+
 def test_embeddings_models_health_and_metrics(client, lm):
     body = {"model": "tiny", "input": ["one", "two"]}
     answer = client.post("/v1/embeddings", json=body).json()
