@@ -35,6 +35,7 @@ from .data.tables.files import FileTable as FileTable
 from .data.tables.files import LinesTable as LinesTable
 from .data.tables.tfds import TfdsTable as TfdsTable
 from .data.text.hub import HubSource as HubSource
+from .data.text.packages import PackagesSource as PackagesSource
 from .data.text.parquet import ParquetSource as ParquetSource
 from .data.text.text_files import JsonlSource as JsonlSource
 from .data.text.text_files import TextSource as TextSource

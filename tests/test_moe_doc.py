@@ -36,6 +36,8 @@ def test_a_dense_run_becomes_a_sparse_one(tmp_path, monkeypatch, capsys):
     assert stored["model"]["moe"]["num_experts"] == 8
     assert stored["model"]["d_model"] == 16
     assert stored["init_from"] == "runs/dense"
+    assert main(["export", "runs/adapted", "adapters", "--to", "peft"]) == 2
+    assert "experts, which are not written as PEFT files" in capsys.readouterr().err
     # It resumes without the dense run.
     Path("runs/dense").rename("runs/elsewhere")
     assert main([*COMMANDS[1], *SMALL, *sources, "--steps", "3"]) == 0

@@ -1,7 +1,7 @@
 """`llmjax train`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
 from llmjax.run.config.source import to_python
 from llmjax.run.folder import Run
+from llmjax.scaling.dial import at_depth
 from llmjax.training.train import train
 
 TEXT_METRICS = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
@@ -27,7 +28,7 @@ ALIASES = {
     "sources": "data.sources",
 }
 SHOWN = tuple(
-    """run_dir steps epochs init_from data.sources data.batch_size data.length tokenizer
+    """run_dir steps epochs depth init_from data.sources data.batch_size data.length tokenizer
     tokenizer.vocab_size model.d_model model.num_decoder_layers model.num_encoder_layers
     model.num_heads optimizer optimizer.learning_rate optimizer.schedule.warmup_steps compute.dtype
     compute.remat mesh.fsdp checkpoint.every evaluation.every samples.every log.every
@@ -36,13 +37,29 @@ SHOWN = tuple(
 """Fields used most, in the order of the help."""
 
 
-def run(call: Call[Config]) -> Output | None:
+@dataclass(frozen=True)
+class TrainOptions(Config):
+    """The config of a run, and what sets many of its fields."""
+
+    depth: int | None = None
+    """Layers; width, heads, MLP, batch, learning rate, weight decay and steps follow from CONFIG's,
+    by the rules of docs/scaling.md, and any field can still be set. None: as in CONFIG."""
+
+    @property
+    def config(self) -> Config:
+        """The config alone."""
+        names = (item.name for item in fields(Config))
+        return Config(**{name: getattr(self, name) for name in names})
+
+
+def run(call: Call[TrainOptions]) -> Output | None:
     """Trains; prints the run folder and its latest validation metrics."""
+    config = call.options.config
     if "print-config" in call.flags:
-        return Output({"config": plain(call.options)}, to_python(call.options).rstrip("\n"))
+        return Output({"config": plain(config)}, to_python(config).rstrip("\n"))
     import jax
 
-    result = summary(train(call.options, call.program))
+    result = summary(train(config, call.program))
     return Output(result, in_words(result)) if jax.process_index() == 0 else None
 
 
@@ -90,21 +107,33 @@ def _tasks_in_words(line: str, metrics: Mapping[str, Any]) -> str:
     return "\n".join([f"{line}, on validation examples:", *lines])
 
 
-def _expand(config: Config, overrides: Overrides) -> tuple[Config, Overrides]:
-    """Replaces the model by that of the preset that `--model` names."""
+def _expand(options: TrainOptions, overrides: Overrides) -> tuple[TrainOptions, Overrides]:
+    """Replaces the model by that of the preset that `--model` names, and applies `--depth`."""
     for change in overrides:
         if change.path == ("model",) and len(change.words) == 1:
             preset = load_config_file(change.words[0])
-            config = replace(config, model=preset.model, compute=preset.compute)
+            options = replace(options, model=preset.model, compute=preset.compute)
             overrides = tuple(other for other in overrides if other is not change)
-    return config, overrides
+    for change in overrides:
+        if change.path == ("depth",) and len(change.words) == 1 and change.words[0].isdecimal():
+            options = _options(at_depth(options.config, int(change.words[0])))
+    return options, overrides
 
 
-def _finish(config: Config, flags: frozenset[str]) -> Config:
+def _options(config: Config) -> TrainOptions:
+    return TrainOptions(**vars(config))
+
+
+def _defaults(name: str) -> TrainOptions:
+    return _options(load_config_file(name))
+
+
+def _finish(options: TrainOptions, flags: frozenset[str]) -> TrainOptions:
     """Applies --profile, and validates the config."""
+    config = options.config
     if "profile" in flags and not config.log.profile:
         config = replace(config, log=replace(config.log, profile=5))
-    return validate(config)
+    return _options(validate(config))
 
 
 TRAIN = Command(
@@ -115,7 +144,7 @@ TRAIN = Command(
     "the same command then resumes. A second signal stops without saving (exit code 130).",
     positionals=("CONFIG",),
     usage="[--field value ...]",
-    options=Config,
+    options=TrainOptions,
     run=run,
     flags={
         "print-config": "Print the config as a Python file that makes it, and do not train.",
@@ -126,7 +155,7 @@ TRAIN = Command(
     shown=SHOWN,
     aliases=ALIASES,
     expand=_expand,
-    defaults=load_config_file,
+    defaults=_defaults,
     validated=True,
     finish=_finish,
     compiles=False,

@@ -118,7 +118,16 @@ def _adapter_weights(config: ModelConfig, types: Sequence[LayerType], crossed: i
     if config.linear is not None:
         total += linear * _adapted(targets, linear_projections(config.linear, d))
     in_mlp = sum(name in ("gate", "up", "down") for name in targets)
-    return config.lora.rank * (total + in_mlp * sum(d + layer.mlp_width for layer in types))
+    return config.lora.rank * (total + in_mlp * sum(_mlp_sides(config, each) for each in types))
+
+
+def _mlp_sides(config: ModelConfig, layer: LayerType) -> int:
+    """Inner plus outer width of a projection of the MLP, or of the experts of a token."""
+    d, moe = config.d_model, config.moe
+    if moe is None or not layer.is_sparse:
+        return d + layer.mlp_width
+    shared = d + moe.shared_width if moe.shared_width else 0
+    return moe.experts_per_token * (d + config.expert_width) + shared
 
 
 def _adapted(targets: Sequence[str], widths: Mapping[str, tuple[int, int]]) -> int:

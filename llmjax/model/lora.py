@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -33,8 +34,8 @@ class LoraConfig:
     """Scale of the adapter, divided by the rank."""
     targets: tuple[Target, ...] = ("query", "value")
     """Projections with adapters, in every layer that has them: query, key, value, output_gate and
-    out of attention, linear or not; gate, up and down of the MLP; query_down, kv_down and key_rope
-    of latent attention."""
+    out of attention, linear or not; gate, up and down of the MLP, of a shared expert, and of each
+    routed expert; query_down, kv_down and key_rope of latent attention."""
     kind: Literal["lora"] = "lora"
 
     @property
@@ -75,12 +76,17 @@ def merged(params: Mapping[str, Any], lora: LoraConfig) -> dict[str, Any]:
         merged_params[name] = merged(value, lora) if isinstance(value, Mapping) else value
     if "lora_a" in params:
         kernel, a, b = (jnp.asarray(params[name]) for name in ("kernel", "lora_a", "lora_b"))
-        product = jax.vmap(_product)(a.astype(jnp.float32), b.astype(jnp.float32))
+        is_stack = a.ndim == b.ndim == kernel.ndim  # of experts
+        multiply = jax.vmap(partial(_product, is_stack=is_stack))
+        product = multiply(a.astype(jnp.float32), b.astype(jnp.float32))
         total = kernel.astype(jnp.float32) + lora.scale * product
         merged_params["kernel"] = total.astype(kernel.dtype)
     return merged_params
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[*inner, r] and [r, *outer] -> [*inner, *outer]."""
+def _product(a: jax.Array, b: jax.Array, is_stack: bool) -> jax.Array:
+    """[*inner, r] and [r, *outer] -> [*inner, *outer]; of experts, [n, inner, r] and [n, r, outer]
+    -> [n, inner, outer]."""
+    if is_stack:
+        return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     return jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)

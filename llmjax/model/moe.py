@@ -11,13 +11,18 @@ from llmjax.model.compute import ComputeConfig, Precision
 from llmjax.model.config import ModelConfig
 from llmjax.model.expert_products import AXES, ExpertParams, ExpertProduct
 from llmjax.model.experts import experts
-from llmjax.model.layers import ActivationSharding, Dense, constant, normal
+from llmjax.model.layers import ActivationSharding, Dense, adapter, constant, normal
+from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.mlp import MLP
 from llmjax.model.moe_config import MoEConfig
+from llmjax.model.quantized import Weight, as_array
 from llmjax.model.routing import Routing, route
+from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 FLOAT32 = Precision("float32", "float32")
+KEPT = jax.checkpoint_policies.save_only_these_names("gate", "up", "down")
+"""With adapters: sums of kernels are computed again in the backward pass, and products are not."""
 
 
 class MoE(nnx.Module):
@@ -131,30 +136,41 @@ class Experts(nnx.Module):
         self.buffer = compute.expert_buffer
         std, bias = compute.init_std, moe.expert_bias
 
-        def project(shape: tuple[int, ...], axes: Axes, bias_axes: Axes, std: float) -> Stacked:
-            return Stacked(shape, axes, bias_axes, bias=bias, std=std, rngs=rngs)
+        def project(
+            name: Target, shape: tuple[int, ...], axes: Axes, bias_axes: Axes, std: float
+        ) -> Stacked:
+            lora = adapter(config, name)
+            return Stacked(shape, axes, bias_axes, bias=bias, std=std, rngs=rngs, lora=lora)
 
         if self.gated:
-            self.gate = project((n, d, f), AXES.gate, AXES.gate_bias, std)
-        self.up = project((n, d, f), AXES.up, AXES.up_bias, std)
-        self.down = project((n, f, d), AXES.down, AXES.down_bias, out_std)
+            self.gate = project("gate", (n, d, f), AXES.gate, AXES.gate_bias, std)
+        self.up = project("up", (n, d, f), AXES.up, AXES.up_bias, std)
+        self.down = project("down", (n, f, d), AXES.down, AXES.down_bias, out_std)
 
     def __call__(self, x: jax.Array, routing: Routing, sharding: ActivationSharding) -> jax.Array:
         """[B, L, D] split as `gathered()` -> [B, L, D] split as `stream()`."""
         parts = (self.gate if self.gated else None, self.up, self.down)
-        params = ExpertParams(
-            *(None if part is None else part.kernel.get_value() for part in parts),
-            *(part.bias[...] if part is not None and part.has_bias else None for part in parts),
-        )
         how = ExpertProduct(
             self.nonlinearity, self.weight_inputs, self.precision, sharding, self.buffer
         )
-        x = x.astype(self.precision.dtype)
-        return experts(x, routing.weights, routing.chosen, params, how)
+
+        def run(x: jax.Array, weights: jax.Array, chosen: jax.Array) -> jax.Array:
+            params = ExpertParams(
+                *(None if part is None else part.weight(self.precision) for part in parts),
+                *(part.bias[...] if part is not None and part.has_bias else None for part in parts),
+            )
+            return experts(x, weights, chosen, params, how)
+
+        if any(part is not None and part.lora is not None for part in parts):
+            run = jax.checkpoint(run, prevent_cse=False, policy=KEPT)
+        return run(x.astype(self.precision.dtype), routing.weights, routing.chosen)
 
 
 class Stacked(nnx.Module):
-    """A projection of each expert: kernel [N, inner, outer], optional bias [N, outer]."""
+    """A projection of each expert: kernel [N, inner, outer], optional bias [N, outer].
+
+    With an adapter for each expert also lora_a [N, inner, rank] and lora_b [N, rank, outer].
+    """
 
     def __init__(
         self,
@@ -165,7 +181,33 @@ class Stacked(nnx.Module):
         bias: bool,
         std: float,
         rngs: nnx.Rngs,
+        lora: LoraConfig | None,
     ):
         self.kernel, self.has_bias = normal(rngs, shape, axes, std, (-2,)), bias
+        self.axes, self.lora = axes, lora
         if bias:
             self.bias = constant(0.0, (shape[0], shape[2]), bias_axes)
+        if lora is not None:
+            n, inner, outer = shape
+            a_axes, b_axes = (*axes[:2], None), (axes[0], None, axes[2])
+            self.lora_a = normal(rngs, (n, inner, lora.rank), a_axes, (3 * inner) ** -0.5)
+            self.lora_b = constant(0.0, (n, lora.rank, outer), b_axes)
+
+    def weight(self, precision: Precision) -> Weight:
+        """The kernel; with an adapter, their sum in the compute dtype.
+
+        An expert has few rows, and so its own product with a narrow A and B would cost more than
+        the sum.
+        """
+        kernel: Weight = self.kernel.get_value()
+        if self.lora is None:
+            return kernel
+        added = jnp.einsum(
+            "nir,nro->nio",
+            self.lora_a[...],
+            self.lora_b[...],
+            precision=jax.lax.Precision.HIGHEST,
+            out_sharding=mesh.out_sharding(*self.axes),
+        )
+        total = as_array(kernel, self.axes, "float32") + self.lora.scale * added
+        return total.astype(precision.dtype)

@@ -14,7 +14,7 @@ from llmjax.reporting import compressors, facts, summary
 from llmjax.reporting import tasks as task_sections
 from llmjax.reporting.archive_section import ArchiveSection, read_archive
 from llmjax.reporting.commands import ShellCommand, shell_commands
-from llmjax.reporting.comparison import ComparisonPage, make_comparison
+from llmjax.reporting.comparison import make_comparison
 from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
 from llmjax.reporting.evaluation_tasks import task_facts, task_figures
@@ -235,7 +235,7 @@ def tables(
     ]
 
 
-def render(template: str, page: Page | ComparisonPage) -> str:
+def render(template: str, page: object) -> str:
     """Renders a page as HTML, with every value escaped."""
     templates = Environment(
         loader=PackageLoader("llmjax.reporting", "."),

@@ -17,11 +17,12 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.experts import AXES
 from llmjax.model.flops import flops_per_token
 from llmjax.model.layers import TRAIN
-from llmjax.model.lora import LoraConfig
+from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
 from llmjax.model.moe import MoE
 from llmjax.model.moe_config import MoEConfig
 from llmjax.model.quantized import quantize
+from llmjax.model.trees import flatten
 
 SMALL = MoEConfig(num_experts=8, experts_per_token=2, expert_width=12)
 GPT_OSS = {"activation": "quick_gelu", "activation_limit": 0.5, "up_offset": 1.0}
@@ -306,7 +307,50 @@ def test_mistakes_are_named(name):
         resolve(replace(LLAMA, moe=replace(SMALL, **change)), 32)
 
 
-def test_experts_have_no_adapters():
-    lora = LoraConfig(targets=("query", "up"))
-    with pytest.raises(UserError, match="experts have no adapters"):
-        resolve(replace(LLAMA, moe=SMALL, lora=lora), 32)
+ADAPTED = replace(
+    LLAMA,
+    moe=replace(SMALL, shared_width=16),
+    lora=LoraConfig(rank=3, alpha=12.0, targets=("query", "gate", "up", "down")),
+)
+
+
+def adapted_params(model):
+    """Random parameters, those of adapters not zero."""
+    leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def test_adapters_of_experts_are_what_merging_adds():
+    model = Model(resolve(ADAPTED, 32), FLOAT32)
+    merged_model = Model(replace(model.config, lora=None), FLOAT32)
+    params = adapted_params(model)
+    experts = params["decoder"]["layers"]["mlp"]["experts"]
+    n, d, f = SMALL.num_experts, LLAMA.d_model, model.config.expert_width
+    assert experts["up"]["lora_a"].shape[1:] == (n, d, 3)
+    assert experts["down"]["lora_b"].shape[1:] == (n, 3, d)
+    assert experts["down"]["lora_a"].shape[1:] == (n, f, 3)
+    tokens = jax.random.randint(jax.random.key(2), (2, 16), 0, 32)
+
+    def loss(params, which):
+        return jnp.sum(jnp.square(which.apply(params, tokens)))
+
+    plain = merged(params, model.config.lora)
+    assert float(loss(params, model)) == pytest.approx(float(loss(plain, merged_model)), rel=1e-5)
+
+    def by_merging(params):
+        return loss(merged(params, model.config.lora), merged_model)
+
+    found, expected = jax.grad(loss)(params, model), jax.grad(by_merging)(params)
+    for (path, gradient), (_, want) in zip(flatten(found), flatten(expected), strict=True):
+        scale = float(jnp.abs(want).max())
+        np.testing.assert_allclose(gradient, want, atol=2e-5 * max(scale, 1e-3), err_msg=path)
+
+
+def test_adapters_of_experts_count_in_the_flops_of_a_token():
+    configs = [resolve(replace(ADAPTED, lora=replace(ADAPTED.lora, rank=r)), 32) for r in (3, 6)]
+    layers, d, k = LLAMA.num_decoder_layers, LLAMA.d_model, SMALL.experts_per_token
+    sides = 3 * (k * (d + SMALL.expert_width) + d + 16) + d + LLAMA.num_heads * LLAMA.head_width
+    small, large = (flops_per_token(config, 16) for config in configs)
+    assert large - small == pytest.approx(6 * 3 * layers * sides)

@@ -11,6 +11,7 @@ from llmjax.errors import UserError
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.moe_config import MoEConfig
 from llmjax.model.params import check_mesh
 from llmjax.parallel.mesh import MeshConfig, make_mesh
@@ -94,3 +95,22 @@ def test_a_model_without_experts_is_refused():
     with jax.set_mesh(make_mesh(MeshConfig(expert=2))), pytest.raises(UserError) as caught:
         check_mesh(resolve(LLAMA, 32), FLOAT32)
     assert "mesh.expert=2" in str(caught.value)
+
+
+ADAPTED = replace(SPARSE, lora=LoraConfig(rank=4, targets=("gate", "up", "down")))
+
+
+@pytest.mark.parametrize("name", ["experts x fsdp x tensor", "experts x data"])
+def test_adapters_of_experts(name):
+    model, params = make(ADAPTED, FLOAT32)
+    leaves, tree = jax.tree.flatten(params)
+    params = jax.tree.unflatten(tree, [x + 0.01 for x in leaves])  # where B is zero, A has no slope
+    expected = loss_and_gradients(model, params, batch(ADAPTED))
+    sizes, compute = CASES[name]
+    model = make(ADAPTED, compute)[0]
+    with jax.set_mesh(make_mesh(sizes)):
+        spread = placed(params, model)
+        found = loss_and_gradients(model, spread, batch(ADAPTED))
+        same = jax.tree.map(lambda g, p: g.sharding.spec == p.sharding.spec, found[1], spread)
+        assert jax.tree.all(same), "a gradient is sharded like its parameter"
+        assert_close(jax.device_get(found), expected, 1e-5)

@@ -66,6 +66,9 @@ class PeftExporter(Exporter):
         shape = source.shape
         if shape.lora is None:
             raise UserError(source.run.folder, "has no adapters", "export it --to hf")
+        if shape.moe is not None and {"gate", "up", "down"} & set(shape.lora.targets):
+            reason = "has adapters of experts, which are not written as PEFT files"
+            raise UserError(source.run.folder, reason, "export it --to hf, which merges them")
         tasks = run_tasks(source.run, source.config, source.tokenizer, shape)
         task = choose_task(tasks, self.task)
         form = export_form(source.merged_shape, task, source.model_type)

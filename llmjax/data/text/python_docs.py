@@ -37,7 +37,7 @@ def python_documents() -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for path in _modules(root):
         texts = []
-        for text in _docstrings(path):
+        for text in docstrings(path):
             if text not in seen:
                 seen.add(text)
                 texts.append(text)
@@ -71,12 +71,13 @@ def _modules(root: Path) -> list[Path]:
     return [root / path for path in sorted(kept) if not path.parts[0].startswith("config-")]
 
 
-def _docstrings(path: Path) -> Iterator[str]:
+def docstrings(path: Path) -> Iterator[str]:
+    """Yields the docstrings of a file as they stand in it; none if it cannot be parsed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # a template, or a file in an old syntax
     waiting: list[ast.AST] = [tree]
     while waiting:

@@ -123,6 +123,7 @@ SOURCES = Registry[Source](
     "source",
     {
         "embedded": "llmjax.data.text.tfds:EmbeddedSource",
+        "packages": "llmjax.data.text.packages:PackagesSource",
         "text": "llmjax.data.text.text_files:TextSource",
         "jsonl": "llmjax.data.text.text_files:JsonlSource",
         "parquet": "llmjax.data.text.parquet:ParquetSource",

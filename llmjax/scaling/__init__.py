@@ -1,0 +1,1 @@
+"""Ladders of runs, the laws fitted to them, and predictions from these."""
