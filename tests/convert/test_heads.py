@@ -66,7 +66,7 @@ CLASSES = {
 }
 TEXTS = ["A short one", "Another text, and a longer one than the first", "né 🙂"]
 SAME_CODE = "llama-linear llama-yarn gpt-neox-serial phi3-short granite cohere2 olmoe glm4-moe"
-SAME_CODE += " granitemoe qwen2-moe qwen3-next deepseek-v2-moe deepseek-v3-moe"
+SAME_CODE += " granitemoe qwen2-moe qwen3-next deepseek-v2-moe deepseek-v3-moe llama4 llama4-few"
 SKIPPED = (*hf_models.ENCODER_DECODERS, *SAME_CODE.split())
 MODELS = [name for name in hf_models.CASES if name not in SKIPPED]
 LENGTH = 64
