@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Finish
 from llmjax.engine.requests import Output, TokenInfo
+from llmjax.serving.tools import ToolFormat, ToolStream, call_objects, parse_calls
 
 REASONS: dict[Finish, str] = {
     "eos": "stop",
@@ -27,6 +28,7 @@ class Answer(NamedTuple):
       top: alternatives reported with each token; None without log-probabilities.
       id: of the answer.
       created: seconds since the epoch.
+      tools: how the model writes calls of tools; None: the request has none.
     """
 
     model: str
@@ -35,6 +37,7 @@ class Answer(NamedTuple):
     top: int | None
     id: str
     created: int
+    tools: ToolFormat | None = None
 
     def body(self, choices: list[dict[str, Any]], *, is_chunk: bool = False) -> dict[str, Any]:
         """An object with these choices."""
@@ -44,15 +47,26 @@ class Answer(NamedTuple):
         shared = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**shared, "choices": choices}
 
-    def chunk(self, index: int, output: Output, *, is_first: bool) -> dict[str, Any]:
-        """A choice of a streamed chunk."""
+    def chunk(
+        self, index: int, output: Output, *, is_first: bool, tools: ToolStream | None = None
+    ) -> dict[str, Any]:
+        """A choice of a streamed chunk; `tools` of its own where the answer may call some."""
         finish = None if output.completion is None else REASONS[output.completion.finish]
         choice: dict[str, Any] = {"index": index, "finish_reason": finish}
         choice["logprobs"] = self.logprobs(output.tokens)
         if not self.is_chat:
             return choice | {"text": output.text}
-        role = {"role": "assistant"} if is_first else {}
-        return choice | {"delta": role | {"content": output.text}}
+        delta: dict[str, Any] = {"role": "assistant"} if is_first else {}
+        if tools is None:
+            return choice | {"delta": delta | {"content": output.text}}
+        delta["content"] = tools.push(output.text)
+        if output.completion is not None:
+            rest, calls = tools.finish()
+            delta["content"] += rest
+            if calls:
+                delta["tool_calls"] = call_objects(calls, indexed=True)
+                choice["finish_reason"] = "tool_calls"
+        return choice | {"delta": delta}
 
     def choice(self, index: int, outputs: Sequence[Output]) -> dict[str, Any]:
         """A choice of a complete answer."""
@@ -63,7 +77,13 @@ class Answer(NamedTuple):
         choice["logprobs"] = self.logprobs(tokens)
         if not self.is_chat:
             return choice | {"text": completion.text}
-        return choice | {"message": {"role": "assistant", "content": completion.text}}
+        message: dict[str, Any] = {"role": "assistant", "content": completion.text}
+        if self.tools is not None:
+            said, calls = parse_calls(completion.text, self.tools)
+            if calls:
+                message |= {"content": said or None, "tool_calls": call_objects(calls)}
+                choice["finish_reason"] = "tool_calls"
+        return choice | {"message": message}
 
     def logprobs(self, tokens: Sequence[TokenInfo]) -> dict[str, Any] | None:
         """Log-probabilities of tokens, in the form of chat or of completions."""
@@ -90,11 +110,18 @@ class Answer(NamedTuple):
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def new_answer(model: str, tokenizer: Tokenizer, *, is_chat: bool, top: int | None) -> Answer:
+def new_answer(
+    model: str,
+    tokenizer: Tokenizer,
+    *,
+    is_chat: bool,
+    top: int | None,
+    tools: ToolFormat | None = None,
+) -> Answer:
     """An answer with an id of its own."""
     prefix = "chatcmpl" if is_chat else "cmpl"
     name = f"{prefix}-{uuid.uuid4().hex}"
-    return Answer(model, tokenizer, is_chat, top, name, int(time.time()))
+    return Answer(model, tokenizer, is_chat, top, name, int(time.time()), tools)
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:

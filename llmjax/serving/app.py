@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -25,6 +26,7 @@ from llmjax.serving.bodies import ChatBody, CompletionBody, EmbeddingBody, Gener
 from llmjax.serving.metrics import Metrics
 from llmjax.serving.models import ServedModel
 from llmjax.serving.options import ServeOptions
+from llmjax.serving.tools import ToolStream, forced_call, format_of
 from llmjax.serving.worker import Stopped, Worker
 from llmjax.storage.json_documents import JsonLimits, json_text, parse_json
 
@@ -154,9 +156,14 @@ class _Server:
         tools = body.tools if body.tool_choice != "none" else None
         tokens = await asyncio.to_thread(model.conversation, messages, tools)
         top = body.top() if body.logprobs else None
-        answer = new_answer(model.name, model.lm.tokenizer, is_chat=True, top=top)
+        form = format_of(model.lm.tokenizer.chat_template or "") if tools else None
+        answer = new_answer(model.name, model.lm.tokenizer, is_chat=True, top=top, tools=form)
         most = self._options.max_new_tokens
         options = body.options(most, chat_format.stop, chat_format.stop_ids)
+        if form is not None and (call := forced_call(tools or [], body.tool_choice, form)):
+            if options.grammar is not None:
+                raise UserError("tool_choice", "holds the answer to a call", "leave out its form")
+            options = replace(options, grammar=call)
         return await self._generate(request, model, body, answer, tokens, len(tokens), options)
 
     async def _generate(
@@ -263,12 +270,13 @@ async def _events(
     def event(value: Mapping[str, Any]) -> str:
         return f"data: {json_text(value)}\n\n"
 
-    seen: set[int] = set()
+    seen: dict[int, ToolStream | None] = {}
     count = 0
 
     def chunk(index: int, output: Output) -> str:
-        choice = answer.chunk(index, output, is_first=index not in seen)
-        seen.add(index)
+        is_first = index not in seen
+        stream = seen.setdefault(index, None if answer.tools is None else ToolStream(answer.tools))
+        choice = answer.chunk(index, output, is_first=is_first, tools=stream)
         return event(answer.body([choice], is_chunk=True))
 
     try:

@@ -9,6 +9,7 @@ from llmjax.decoding.config import DecodingConfig
 from llmjax.engine.config import RequestOptions
 from llmjax.errors import UserError
 from llmjax.serving.structured import grammar_of
+from llmjax.serving.tools import with_decoded_calls
 
 NOT_SERVED = ("logit_bias", "functions", "suffix", "best_of", "echo", "audio")
 """Fields that would change an answer and have no effect here: refused unless empty."""
@@ -97,7 +98,7 @@ class ChatBody(Generation):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
 
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
@@ -111,7 +112,7 @@ class ChatBody(Generation):
         Raises:
           UserError: a message has no role, or a part is not text.
         """
-        return [_plain(message) for message in self.messages]
+        return [with_decoded_calls(_plain(message)) for message in self.messages]
 
 
 class EmbeddingBody(BaseModel):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.engine.config import EngineConfig, RequestOptions
 from llmjax.errors import UserError
@@ -92,6 +93,70 @@ def test_chat_answers_in_lines_without_a_template(client, lm):
         (choice,) = chunk["choices"]
         texts[choice["index"]] += choice["delta"]["content"]
     assert [texts[0], texts[1]] == [done[0].text, done[1].text]
+
+
+TEMPLATE = (
+    "{% if tools %}<tool_call> {{ tools | length }}{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
+    "{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}\n{% endfor %}{% endfor %}"
+    "assistant: "
+)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tool_client():
+    lm = in_hand(BytesTokenizer(chat_template=TEMPLATE), num_decoder_layers=1, max_length=256)
+    served = ServedModel("tiny", lm, CONFIG)
+    options = replace(OPTIONS, max_new_tokens=120)
+    with TestClient(make_app([served], options), raise_server_exceptions=True) as client:
+        yield client
+    served.close()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_tool_that_must_be_called_is_called(tool_client, stream):
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "a"}],
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "stream": stream,
+        "seed": 2,
+        "max_tokens": 120,
+    }
+    response = tool_client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    if stream:
+        choices = [event["choices"][0] for event in events(response)]
+        message = choices[-1]["delta"]
+        assert not any(choice["delta"]["content"] for choice in choices)
+    else:
+        choices = response.json()["choices"]
+        message = choices[0]["message"]
+        assert message["content"] is None
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    (call,) = message["tool_calls"]
+    assert call["id"].startswith("call_")
+    assert call["function"]["name"] == "weather"
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments["city"] in ("Oslo", "Rome")
+
+    turns = [*body["messages"], {"role": "assistant", "content": None, "tool_calls": [call]}]
+    turns += [{"role": "tool", "tool_call_id": call["id"], "content": "rain"}]
+    more = {"model": "tiny", "messages": turns, "tools": [TOOL], "max_tokens": 4}
+    assert tool_client.post("/v1/chat/completions", json=more).status_code == 200
 
 
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"]}
