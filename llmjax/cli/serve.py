@@ -20,10 +20,12 @@ def run(call: Call[ServeOptions]) -> None:
 
 SERVE = Command(
     about="An HTTP server with OpenAI's API: /v1/chat/completions, /v1/completions, "
-    "/v1/embeddings, /v1/models, and /health and /metrics. A run is named by its folder.",
+    "/v1/embeddings, /v1/models and /v1/search, /health and /metrics, and a page at / to chat, "
+    "write and search. A run is named by its folder.",
     positionals=("RUN...",),
     usage="[--port N] [--option value ...]",
     options=ServeOptions,
+    single=("index",),
     run=run,
     check=serve_problems,
 )

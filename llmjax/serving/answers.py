@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Finish
 from llmjax.engine.requests import Output, TokenInfo
+from llmjax.serving.surprisal import GivenToken
 from llmjax.serving.tools import ToolFormat, ToolStream, call_objects, parse_calls
 
 REASONS: dict[Finish, str] = {
@@ -101,6 +102,24 @@ class Answer(NamedTuple):
             "token_logprobs": [-info.nats for info in tokens],
             "top_logprobs": [{self._text(id): value for id, value in info.top} for info in tokens],
         }
+
+    def given(
+        self, tokens: Sequence[GivenToken], offsets: Sequence[int], prompt: str | None
+    ) -> dict[str, Any]:
+        """A choice that repeats a prompt with its tokens' log-probabilities."""
+        texts = [self._text(each.token) for each in tokens]
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length", "logprobs": None}
+        if self.top is not None:
+            choice["logprobs"] = {
+                "tokens": texts,
+                "token_logprobs": [each.logprob for each in tokens],
+                "top_logprobs": [
+                    {self._text(id): value for id, value in each.top} if each.top else None
+                    for each in tokens
+                ],
+                "text_offset": list(offsets),
+            }
+        return choice | {"text": "".join(texts) if prompt is None else prompt}
 
     def _text(self, token: int) -> str:
         return self.tokenizer.decode([token])

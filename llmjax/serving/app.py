@@ -23,9 +23,11 @@ from llmjax.engine.requests import Output
 from llmjax.errors import UserError
 from llmjax.serving.answers import Answer, error_body, new_answer, usage
 from llmjax.serving.bodies import ChatBody, CompletionBody, EmbeddingBody, Generation
+from llmjax.serving.indexes import SearchBody, ServedIndex, chosen
 from llmjax.serving.metrics import Metrics
 from llmjax.serving.models import ServedModel
 from llmjax.serving.options import ServeOptions
+from llmjax.serving.page import page_routes
 from llmjax.serving.tools import ToolStream, forced_call, format_of
 from llmjax.serving.worker import Stopped, Worker
 from llmjax.storage.json_documents import JsonLimits, json_text, parse_json
@@ -37,10 +39,13 @@ OPEN = ("/health",)
 
 
 def make_app(
-    models: Sequence[ServedModel], options: ServeOptions, keys: Sequence[str] = ()
+    models: Sequence[ServedModel],
+    options: ServeOptions,
+    keys: Sequence[str] = (),
+    indexes: Sequence[ServedIndex] = (),
 ) -> Starlette:
     """The application of loaded models; `keys`: those that requests must carry one of, if any."""
-    server = _Server(models, options, keys)
+    server = _Server(models, options, keys, indexes)
     endpoints: dict[str, tuple[Endpoint, str]] = {
         "/health": (server.health, "GET"),
         "/metrics": (server.show_metrics, "GET"),
@@ -48,11 +53,14 @@ def make_app(
         "/v1/completions": (server.completions, "POST"),
         "/v1/chat/completions": (server.chat, "POST"),
         "/v1/embeddings": (server.embeddings, "POST"),
+        "/v1/search": (server.search, "POST"),
+        "/v1/indexes": (server.list_indexes, "GET"),
     }
     routes = [
         Route(path, server.guarded(path, endpoint), methods=[method])
         for path, (endpoint, method) in endpoints.items()
     ]
+    routes += page_routes()
     return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
 
@@ -64,8 +72,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 class _Server:
-    def __init__(self, models: Sequence[ServedModel], options: ServeOptions, keys: Sequence[str]):
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        options: ServeOptions,
+        keys: Sequence[str],
+        indexes: Sequence[ServedIndex],
+    ):
         self._models: Mapping[str, ServedModel] = {model.name: model for model in models}
+        self._indexes = indexes
         self._options, self._keys = options, [key.encode() for key in keys]
         self._metrics = Metrics(models)
 
@@ -120,6 +135,15 @@ class _Server:
         data = [{"id": name, "object": "model", "owned_by": "llmjax"} for name in self._models]
         return JSONResponse({"object": "list", "data": data})
 
+    async def list_indexes(self, request: Request) -> Response:
+        data = [{"id": index.name, "object": "index"} for index in self._indexes]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def search(self, request: Request) -> Response:
+        body = await self._read(request, SearchBody)
+        index = chosen(self._indexes, body.index)
+        return JSONResponse(await asyncio.to_thread(index.search, body.query, body.limit))
+
     async def embeddings(self, request: Request) -> Response:
         body = await self._read(request, EmbeddingBody)
         model = self._model(body.model)
@@ -144,10 +168,20 @@ class _Server:
             raise UserError("prompt", "has several texts", "send a request for each")
         tokens = model.prompt(prompt)  # type: ignore[arg-type]
         top = body.logprobs
+        if body.scores_prompt:
+            return await self._score(model, prompt, top)
         answer = new_answer(model.name, model.lm.tokenizer, is_chat=False, top=top)
         options = body.options(self._options.max_new_tokens, (), ())
         # A text goes to the engine as it is: it begins or continues one by its tokenizer's rules.
         return await self._generate(request, model, body, answer, prompt, len(tokens), options)
+
+    async def _score(self, model: ServedModel, prompt: Any, top: int | None) -> Response:
+        """The log-probabilities of a prompt's own tokens."""
+        model.running()  # which an encoder has not
+        given, offsets, size = await asyncio.to_thread(model.scores, prompt, top or 0)
+        answer = new_answer(model.name, model.lm.tokenizer, is_chat=False, top=top)
+        choice = answer.given(given, offsets, prompt if isinstance(prompt, str) else None)
+        return JSONResponse(answer.body([choice]) | {"usage": usage(size, 0)})
 
     async def chat(self, request: Request) -> Response:
         body = await self._read(request, ChatBody)

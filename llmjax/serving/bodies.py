@@ -11,7 +11,7 @@ from llmjax.errors import UserError
 from llmjax.serving.structured import grammar_of
 from llmjax.serving.tools import with_decoded_calls
 
-NOT_SERVED = ("logit_bias", "functions", "suffix", "best_of", "echo", "audio")
+NOT_SERVED = ("logit_bias", "functions", "suffix", "best_of", "audio")
 """Fields that would change an answer and have no effect here: refused unless empty."""
 
 
@@ -83,11 +83,23 @@ class CompletionBody(Generation):
     """Of /v1/completions."""
 
     prompt: str | list[int] | list[str]
-    max_tokens: int | None = Field(16, ge=1)
+    max_tokens: int | None = Field(16, ge=0)
+    echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=20)
 
     def top(self) -> int:
         return self.logprobs or 0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt is to be scored, and nothing generated.
+
+        Raises:
+          UserError: one is asked for without the other.
+        """
+        if self.echo == (self.max_tokens == 0):
+            return self.echo
+        raise UserError("echo", "is served with max_tokens 0, to score the prompt, and only then")
 
 
 class ChatBody(Generation):

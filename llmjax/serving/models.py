@@ -16,6 +16,7 @@ from llmjax.inference.embed import embed
 from llmjax.inference.language_model import LanguageModel, LoadOptions, load
 from llmjax.run.config.options import make_options
 from llmjax.serving.options import ServeOptions
+from llmjax.serving.surprisal import GivenToken, given_tokens
 from llmjax.serving.worker import Worker
 
 
@@ -96,6 +97,23 @@ class ServedModel:
             raise UserError("prompt", f"holds ids outside 0 to {size - 1}")
         (job,) = make_jobs(self.lm.model.config, self.lm.tokenizer, [text], DecodingConfig())
         return list(job.request.prompt)
+
+    def scores(
+        self, prompt: str | Sequence[int], top: int
+    ) -> tuple[list[GivenToken], list[int], int]:
+        """A prompt's own tokens scored, the characters at which they begin, and the number of
+        tokens that were read; for one thread at a time."""
+        tokenizer = self.lm.tokenizer
+        read = self.prompt(prompt)
+        if isinstance(prompt, str):
+            ids, spans = tokenizer.encode_offsets(prompt)
+            prefix, offsets = read[: len(read) - len(ids)], [first for first, _ in spans]
+        else:
+            ids, prefix = list(read), []
+            sizes = [len(tokenizer.decode([token])) for token in ids]
+            offsets = [sum(sizes[:index]) for index in range(len(ids))]
+        with self._lock:
+            return given_tokens(self.lm, prefix, ids, top), offsets, len(read)
 
     def embeddings(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Vectors float32 [texts, width], and the texts' tokens; for one thread at a time."""

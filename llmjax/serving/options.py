@@ -14,6 +14,8 @@ class ServeOptions(EngineConfig, LoadOptions):
     """Address to listen on; the default accepts connections from this machine only."""
     port: int = 8000
     """Port to listen on."""
+    index: tuple[str, ...] = ()
+    """An index of `llmjax index`, to be searched at /v1/search; several if given again."""
     api_key_file: str | None = None
     """A file of keys, one per line; each request must then carry one as its bearer token."""
     max_body: int = 1 << 20

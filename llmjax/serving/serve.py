@@ -8,6 +8,7 @@ import uvicorn
 
 from llmjax.errors import UserError
 from llmjax.serving.app import make_app
+from llmjax.serving.indexes import load_indexes
 from llmjax.serving.models import load_models
 from llmjax.serving.options import ServeOptions
 from llmjax.storage.bounded import read_bytes
@@ -24,10 +25,11 @@ def serve(runs: Sequence[str], options: ServeOptions, tell: Callable[[str], None
       UserError: a run cannot be loaded, or the keys cannot be read.
     """
     keys = [] if options.api_key_file is None else read_keys(options.api_key_file)
+    indexes = load_indexes(options.index)
     models = load_models(runs, options)
     try:
         config = uvicorn.Config(
-            make_app(models, options, keys),
+            make_app(models, options, keys, indexes),
             host=options.host,
             port=options.port,
             log_level="warning",
@@ -35,13 +37,13 @@ def serve(runs: Sequence[str], options: ServeOptions, tell: Callable[[str], None
             server_header=False,
         )
         names = ", ".join(model.name for model in models)
-        tell(f"serving {names} at http://{options.host}:{options.port}/v1; Ctrl-C ends")
+        tell(f"serving {names} at http://{options.host}:{options.port}; Ctrl-C ends")
         # The server repeats the signal that ended it, for the handler that was there before.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         uvicorn.Server(config).run()
     finally:
-        for model in models:
-            model.close()
+        for served in (*models, *indexes):
+            served.close()
 
 
 def read_keys(file: str) -> list[str]:

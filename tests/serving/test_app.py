@@ -95,6 +95,32 @@ def test_chat_answers_in_lines_without_a_template(client, lm):
     assert [texts[0], texts[1]] == [done[0].text, done[1].text]
 
 
+def test_a_prompt_is_scored_as_evaluate_scores_it(client, lm):
+    text = "The first, the second."
+    body = {"model": "tiny", "prompt": text, "max_tokens": 0, "echo": True, "logprobs": 3}
+    answer = client.post("/v1/completions", json=body).json()
+    (choice,) = answer["choices"]
+    found = choice["logprobs"]
+    assert choice["text"] == "".join(found["tokens"]) == text
+    assert found["text_offset"] == list(range(len(text)))
+    expected = -lm.score(text).nats[:-1]  # without the end of the text
+    np.testing.assert_allclose(found["token_logprobs"], expected, rtol=1e-4)
+    for logprob, top in zip(found["token_logprobs"], found["top_logprobs"], strict=True):
+        assert len(top) <= 3  # bytes that are no text look alike
+        assert max(top.values()) >= logprob - 1e-6
+    assert answer["usage"]["completion_tokens"] == 0
+    ids = body | {"prompt": lm.tokenizer.encode(text)}
+    given = client.post("/v1/completions", json=ids).json()["choices"][0]["logprobs"]
+    assert given["token_logprobs"][0] is None
+
+
+@pytest.mark.parametrize("fields", [{"echo": True}, {"max_tokens": 0}])
+def test_a_prompt_is_scored_or_continued(client, fields):
+    response = client.post("/v1/completions", json={"model": "tiny", "prompt": "a"} | fields)
+    assert response.status_code == 400
+    assert "with max_tokens 0" in response.json()["error"]["message"]
+
+
 TEMPLATE = (
     "{% if tools %}<tool_call> {{ tools | length }}{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
