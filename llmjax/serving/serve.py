@@ -42,8 +42,10 @@ def serve(runs: Sequence[str], options: ServeOptions, tell: Callable[[str], None
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         uvicorn.Server(config).run()
     finally:
-        for served in (*models, *indexes):
-            served.close()
+        for model in models:
+            model.close()
+        for index in indexes:
+            index.close()
 
 
 def read_keys(file: str) -> list[str]:
