@@ -19,6 +19,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("llmjax.cli.train:TRAIN", "train a model, or resume a run"),
     "plan": Entry("llmjax.cli.plan:PLAN", "memory, time and cost of a training, without devices"),
     "scale": Entry("llmjax.cli.scale:SCALE", "a ladder of runs, its scaling law, a prediction"),
+    "skill": Entry("llmjax.cli.skill:SKILL", "what models can do, against their bits per byte"),
     "evaluate": Entry("llmjax.cli.evaluate:EVALUATE", "loss, perplexity and bits per byte of text"),
     "predict": Entry("llmjax.cli.predict:PREDICT", "predictions of a fine-tuned model for tables"),
     "choose": Entry("llmjax.cli.choose:CHOOSE", "zero-shot multiple choice by likelihood"),

@@ -18,7 +18,7 @@ from llmjax.run.folder import Run
 FUNCTIONS = {"fill-mask": "fill_mask", "import": "import_model"}
 """Functions that have not the name of their command."""
 NO_OPTIONS = set(
-    "train plan scale data tokenizer inspect presets models runs serve completion".split()
+    "train plan scale skill data tokenizer inspect presets models runs serve completion".split()
 )
 """Commands that share no options with a function of the library."""
 

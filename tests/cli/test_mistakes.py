@@ -13,8 +13,8 @@ from llmjax.cli.registry import COMMANDS, SYNONYMS
         (
             "qqq",
             [
-                "qqq: no such command; choose one of train, plan, scale, evaluate, predict, "
-                "choose, harness, generate, chat, serve, fill-mask, embed, index, search, "
+                "qqq: no such command; choose one of train, plan, scale, skill, evaluate, "
+                "predict, choose, harness, generate, chat, serve, fill-mask, embed, index, search, "
                 "translate, compress, decompress, inspect, import, export, report, presets, "
                 "models, runs, completion, data, tokenizer"
             ],
