@@ -10,6 +10,9 @@ from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
+from llmjax.scaling.coordinates import coordinate_check, exponents
+from llmjax.scaling.coordinates_page import table as grown
+from llmjax.scaling.coordinates_page import write_coordinates
 from llmjax.scaling.engines.engine import AnyEngine
 from llmjax.scaling.engines.local import LocalEngine
 from llmjax.scaling.folder import LadderFolder
@@ -51,6 +54,12 @@ def run(call: Call[ScaleOptions]) -> Output | None:
     if options.row is not None:
         train_named(LadderFolder.open(path), options.row)
         return None
+    if "coordinates" in call.flags:
+        config = options.config
+        found = coordinate_check(config)
+        page = write_coordinates(found, config, path / "coordinates.html")
+        rows = {along: exponents(found, along) for along in ("width", "depth")}
+        return Output({"exponents": rows, "report": str(page)}, f"{grown(found)}\nreport: {page}")
     if "dry-run" in call.flags:
         folder = LadderFolder(path, options.config, options.ladder)
         members = folder.members()
@@ -87,7 +96,11 @@ SCALE = Command(
     usage="[--depths N ...] [--ratios X ...] [--held-out-depth N] [--field value ...]",
     options=ScaleOptions,
     run=run,
-    flags={"dry-run": "Show the runs with their sizes, and train nothing."},
+    flags={
+        "dry-run": "Show the runs with their sizes, and train nothing.",
+        "coordinates": "Train CONFIG's model at 1 to 8 times its width and depth for a few steps, "
+        "and show how activations and their changes grow.",
+    },
     notes=HELP,
     shown=(
         "run_dir", "ladder.depths", "ladder.ratios", "ladder.seeds", "ladder.held_out_depth",

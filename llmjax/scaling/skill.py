@@ -6,6 +6,7 @@ text goes on from passages taken from elsewhere in it.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from llmjax.storage.bounded import read_text
 
 CHOICES = 4
 """Continuations to choose from: the true one, and others of the same text."""
+TRIES = 1000
+"""Passages drawn for a question at most, until three differ."""
 BOOTSTRAPS = 2000
 LARGEST = 64 << 20
 """Bytes of a text file."""
@@ -133,10 +136,11 @@ def read_texts(paths: Sequence[str]) -> list[Text]:
 
 
 def questions_of(text: Text, length: int, count: int, context: int, seed: int) -> list[Question]:
-    """Draws questions: which of four passages follows?
+    """Draws questions: which of four passages follows? Passages begin with the space before a word,
+    so that tokenizers do not join them with what stands before.
 
     Args:
-      text: whose passages are drawn, at least `context` + 8 x `length` characters.
+      text: whose passages are drawn, with at least 8 words that begin one.
       length: characters of a passage.
       count: questions.
       context: characters before it.
@@ -146,19 +150,25 @@ def questions_of(text: Text, length: int, count: int, context: int, seed: int) -
       UserError: the text is too short.
     """
     last = len(text.content) - length
-    if last < context + 7 * length:
+    starts = [found.start() for found in re.finditer(r" (?=\w)", text.content[:last])]
+    later = [start for start in starts if start >= context]
+    if len(later) < 8 or last < 8 * length:
         reason = f"has {len(text.content)} characters, too few for passages of {length}"
         raise UserError(text.name, reason, "give a longer text, or shorter --lengths")
     generator = np.random.default_rng([seed, length, int(text.sha256[:8], 16)])
     questions = []
     for number in range(count):
-        at = int(generator.integers(context, last + 1))
+        at = int(generator.choice(later))
         true, others = text.content[at : at + length], list[str]()
-        while len(others) < CHOICES - 1:
-            other = int(generator.integers(0, last + 1))
+        for _ in range(TRIES):
+            other = int(generator.choice(starts))
             passage = text.content[other : other + length]
             if abs(other - at) >= length and passage not in (true, *others):
                 others.append(passage)
+            if len(others) == CHOICES - 1:
+                break
+        else:
+            raise UserError(text.name, "repeats itself too much", "give another text")
         answer = int(generator.integers(CHOICES))
         choices = [*others[:answer], true, *others[answer:]]
         place = f"{text.name}, question {number + 1}"

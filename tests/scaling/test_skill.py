@@ -35,6 +35,7 @@ def test_questions_are_passages_of_the_text_and_one_is_true():
         assert len(question.text) == 40
         assert len(set(question.choices)) == 4
         assert all(len(choice) == 16 and choice in TEXT.content for choice in question.choices)
+        assert all(choice[0] == " " and choice[1] != " " for choice in question.choices)
         assert question.text + question.choices[question.answer] in TEXT.content
     answers = [question.answer for question in questions]
     assert set(answers) == {0, 1, 2, 3}
@@ -91,6 +92,8 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "b.txt").write_text("short")
     with pytest.raises(UserError, match="a text twice"):
         read_texts([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    with pytest.raises(UserError, match="repeats itself"):
+        questions_of(Text("a", "oak " * 200, "00" * 32), 16, 1, 10, 0)
     with pytest.raises(UserError, match="too few for passages"):
         questions_of(Text("a", "short", "00" * 32), 16, 1, 10, 0)
     assert skill_problems(SkillOptions())[0].startswith("data: ")
