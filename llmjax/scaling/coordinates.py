@@ -74,8 +74,7 @@ def _models(
 ) -> Iterator[tuple[int, ModelConfig]]:
     for factor in factors:
         if along == "depth":
-            layers = {"num_decoder_layers": model.num_decoder_layers * factor}
-            yield factor, replace(model, **layers)
+            yield factor, replace(model, num_decoder_layers=model.num_decoder_layers * factor)
             continue
         kv, d_ff = model.num_kv_heads, model.d_ff
         yield (
