@@ -17,7 +17,7 @@ from llmjax.run.config.storage import package_version
 from llmjax.scaling.fitting import COVERAGE
 from llmjax.scaling.laws import LossLaw
 from llmjax.scaling.points import REPETITION, Point
-from llmjax.scaling.results import NAMES, value_at
+from llmjax.scaling.results import EARLY, NAMES, steepens, value_at
 from llmjax.scaling.scale import Outcome, Scaled
 from llmjax.storage.writing import write_atomically
 
@@ -207,6 +207,8 @@ def _notes(scaled: Scaled) -> list[str]:
         "token, and attention over the whole row; embeddings do not count. Optima take the cost of "
         "a parameter and token from the largest run.",
     ]
+    if steepens(scaled.points):
+        notes.insert(0, f"Warning: {EARLY}.")
     if any(point.tokens > point.unique_tokens for point in scaled.points):
         notes.append(
             "Some runs read their text more than once; repeated tokens count less, with "

@@ -92,6 +92,32 @@ def best_result(points: Sequence[Point], bootstraps: int = BOOTSTRAPS) -> Result
     return result(best.with_embeddings, bootstraps)
 
 
+def steepens(points: Sequence[Point]) -> bool:
+    """Whether the loss of the largest models still falls faster with more tokens.
+
+    Under any law of the form E + A / N^alpha + B / D^beta it falls slower: log L over log D is
+    convex. The law then misses what larger models gain, whatever its fit.
+    """
+    largest = max((point.parameters for point in points if not point.is_held_out), default=0)
+    verdicts = []
+    for seed in {point.seed for point in points}:
+        row = [point for point in points if (point.parameters, point.seed) == (largest, seed)]
+        row.sort(key=lambda point: point.tokens)
+        if len(row) > 2:
+            x = np.log([point.tokens for point in row])
+            y = np.log([point.bits_per_byte for point in row])
+            slopes = np.diff(y) / np.diff(x)
+            verdicts.append(bool(slopes[-1] < slopes[0]))
+    return sum(verdicts) > len(verdicts) / 2
+
+
+EARLY = (
+    "the loss of the largest models still falls faster with more tokens: these runs are too short "
+    "for the law, which may predict too high a loss; give more --ratios, of 5 and above"
+)
+"""What to say then."""
+
+
 def write_result(folder: Path, result: Result, other: dict[str, Any]) -> None:
     """Writes fit.json: the law, its intervals, and further values.
 

@@ -13,7 +13,14 @@ from llmjax.scaling.fitting import BOOTSTRAPS
 from llmjax.scaling.folder import LadderFolder, is_finished
 from llmjax.scaling.ladder import Member
 from llmjax.scaling.points import Point, points_of, write_points
-from llmjax.scaling.results import Result, best_result, predict_member, write_result
+from llmjax.scaling.results import (
+    EARLY,
+    Result,
+    best_result,
+    predict_member,
+    steepens,
+    write_result,
+)
 from llmjax.scaling.training import train_row
 
 log = logging.getLogger(__name__)
@@ -61,7 +68,10 @@ def scale(folder: LadderFolder, engine: Engine, bootstraps: int = BOOTSTRAPS) ->
     """
     _train(folder, engine, held_out=False)
     members = folder.members()
-    result = best_result(points_of(members), bootstraps)
+    finished = points_of(members)
+    result = best_result(finished, bootstraps)
+    if steepens(finished):
+        log.warning("%s", EARLY)
     for member in members:
         if member.is_held_out and not is_finished(member):
             _predict(result, member)

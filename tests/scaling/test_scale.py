@@ -21,7 +21,10 @@ from llmjax.run.prediction import FILE, Prediction, predict, prediction_of
 from llmjax.scaling.engines.engine import Engine
 from llmjax.scaling.folder import LadderFolder, is_finished
 from llmjax.scaling.ladder import LadderConfig, decay_start, members
+from llmjax.scaling.laws import LossLaw
+from llmjax.scaling.points import Point
 from llmjax.scaling.report import write_report
+from llmjax.scaling.results import steepens
 from llmjax.scaling.scale import scale, train_named
 from llmjax.training.train import train
 
@@ -128,3 +131,22 @@ def test_what_has_begun_cannot_be_predicted(config, tmp_path):
     path.write_text(path.read_text().replace("0.9,", "0.8,"))
     with pytest.raises(UserError, match="was changed after it was written"):
         prediction_of(other)
+
+
+def point(parameters: int, tokens: int, bits: float, **changes) -> Point:
+    """A finished run."""
+    rest = dict.fromkeys(("depth", "width", "seed", "batch_size", "steps"), 1)
+    rest |= {"learning_rate": 0.1, "weight_decay": 0.1, "nats_per_token": 1.0, "flops": 1.0}
+    rest |= {"name": "a", "parameters_without_embeddings": parameters, "unique_tokens": 10**9}
+    rest |= {"is_held_out": False} | changes
+    return Point(parameters=parameters, tokens=tokens, bits_per_byte=bits, **rest)
+
+
+def test_runs_that_are_too_short_for_a_law_are_noticed():
+    sizes, tokens = (10**5, 10**6), (10**6, 2 * 10**6, 4 * 10**6)
+    law = LossLaw(0.8, 40.0, 0.4, 300.0, 0.4)
+    good = [point(n, d, float(law.loss(n, d))) for n in sizes for d in tokens]
+    assert not steepens(good)
+    falling = dict(zip(tokens, (2.6, 2.2, 1.7), strict=True))
+    assert steepens([point(n, d, falling[d]) for n in sizes for d in tokens])
+    assert not steepens(good[:2])
