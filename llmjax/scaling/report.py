@@ -30,6 +30,7 @@ class ScalingPage:
 
     name: str
     lede: str
+    warnings: Sequence[str]
     outcomes: Sequence[Sequence[str]]
     figures: Sequence[Figure]
     constants: Sequence[tuple[str, str, str]]
@@ -65,6 +66,7 @@ def make_page(scaled: Scaled) -> ScalingPage:
         name=f"Ladder {scaled.folder.path.name}",
         lede=f"{len(points)} runs of {sizes} sizes over a factor of "
         f"{short(max(flops) / min(flops))} in compute; they deviate from the law by {spread}.",
+        warnings=[f"{EARLY[0].upper()}{EARLY[1:]}."] if steepens(points) else [],
         outcomes=[_outcome(each) for each in scaled.outcomes],
         figures=[_by_compute(scaled), _by_tokens(scaled), _residuals(scaled)],
         constants=[
@@ -207,8 +209,6 @@ def _notes(scaled: Scaled) -> list[str]:
         "token, and attention over the whole row; embeddings do not count. Optima take the cost of "
         "a parameter and token from the largest run.",
     ]
-    if steepens(scaled.points):
-        notes.insert(0, f"Warning: {EARLY}.")
     if any(point.tokens > point.unique_tokens for point in scaled.points):
         notes.append(
             "Some runs read their text more than once; repeated tokens count less, with "
