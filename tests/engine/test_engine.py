@@ -12,9 +12,11 @@ from llmjax.engine.grammars import Regex
 from llmjax.engine.prefixes import PrefixCache
 from llmjax.engine.shapes import Limits, Shape, next_shape
 from llmjax.errors import UserError
+from llmjax.inference.language_model import load
 from llmjax.model.latent import LatentConfig
 from llmjax.model.params import unstack_layers
 from llmjax.parallel.mesh import MeshConfig, make_mesh, use_mesh
+from task_runs import DECODER, begun
 from untrained import drawn, in_hand
 
 PROMPTS = ["ab", "", "The quick brown fox jumps", "zz" * 20, "ab"]
@@ -186,6 +188,19 @@ def test_other_architectures(kind):
     completions = company(engine, [(prompt, SAMPLED) for prompt in prompts])
     expected = lm.generate(prompts, options=SAMPLED)
     assert [c.tokens for c in completions] == [c.tokens for c in expected]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantized_weights(weights, tmp_path):
+    lm = load(begun(tmp_path / "run", DECODER), quantize=weights)
+    engine = engine_of(lm, EngineConfig(max_rows=2, prefill_chunk=16, fixed_shape=True))
+    prompts = ["The quick brown", "The quick"]
+    completions = company(engine, [(prompt, SAMPLED) for prompt in prompts])
+    expected = lm.generate(prompts, options=SAMPLED)
+    assert [c.tokens for c in completions] == [c.tokens for c in expected]
+    plain = load(tmp_path / "run").generate(prompts[:1], options=SAMPLED)
+    assert completions[0].nats != plain[0].nats
 
 
 def test_mistakes_are_named(lm):
